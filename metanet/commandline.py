@@ -1,0 +1,85 @@
+"""Command lines of the scripts: `key=value` words, checked against a dataclass, and one clear error each."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Options = TypeVar("Options")
+
+BAD_DATA, NO_INPUT, CANNOT_CREATE, IO_ERROR, LOCKED = 65, 66, 73, 74, 75  # sysexits.h
+
+
+class LockedError(OSError):
+    """Somebody else is writing there; the message names the host and the process id."""
+
+
+def exit_code(error: Exception) -> int:
+    """The sysexits code of a mistake that the user can mend."""
+    if isinstance(error, LockedError):
+        return LOCKED
+    if isinstance(error, FileNotFoundError):
+        return NO_INPUT
+    if isinstance(error, PermissionError | FileExistsError):
+        return CANNOT_CREATE
+    return IO_ERROR if isinstance(error, OSError) else BAD_DATA
+
+
+@contextlib.contextmanager
+def one_clear_error() -> Iterator[None]:
+    """Turns a user's mistake (ValueError, OSError) into one line and an exit code; METANET_DEBUG=1 shows the traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("METANET_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(options: type[Options], words: list[str]) -> Options:
+    """The dataclass `options` filled from `key=value` words; nested keys are written `a.b=value`.
+
+    Raises:
+        ValueError: a word that is no `key=value`, an unknown or a missing key, a value of the wrong type.
+    """
+    known = [field.name for field in fields(options)]  # type: ignore[arg-type]
+    for word in words:
+        key, equals, _ = word.partition("=")
+        top = key.split(".")[0]
+        if not equals or top not in known:
+            close = get_close_matches(top, known, n=1)
+            hint = f"; did you mean {close[0]}=?" if close else ""
+            raise ValueError(f"{word!r} on the command line: expected key=value with a key of {', '.join(known)}{hint}")
+    try:
+        filled = OmegaConf.merge(OmegaConf.structured(options), OmegaConf.from_cli(words))
+        missing = OmegaConf.missing_keys(filled)
+        if missing:
+            raise ValueError(f"missing on the command line: {', '.join(f'{key}=...' for key in sorted(missing))}")
+        return OmegaConf.to_object(filled)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{' '.join(words)!r} on the command line: {str(error).splitlines()[0]}") from error
+
+
+def run(main: Callable[[Options], object], options: type[Options]) -> None:
+    """`main(options)` from sys.argv; `--help` prints the docstring of main's module and the options with defaults."""
+    with one_clear_error():
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print((sys.modules[main.__module__].__doc__ or "").strip())
+            print("\noptions:")
+            for field in fields(options):  # type: ignore[arg-type]
+                required = field.default in (MISSING, "???") and field.default_factory is MISSING
+                default = field.default_factory() if field.default_factory is not MISSING else field.default
+                note = field.metadata.get("help", "")
+                print(f"  {field.name + '=' + ('...' if required else str(default)):28s} {note}")
+            return
+        main(parse(options, sys.argv[1:]))

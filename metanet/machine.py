@@ -1,0 +1,66 @@
+"""The machine: its limits (for benchmarks), its description (for tables), and the allocator's start-up setting."""
+
+import ctypes
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def tune_allocator() -> None:
+    """Keeps freed memory in the process: glibc otherwise returns and re-faults large tensors at every step (1.3-2.8x)."""
+    if platform.system() != "Linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def describe(device: str = "cpu") -> str:
+    """One line for a table: device, cores, Python and torch versions."""
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = _processor()
+    return f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def seconds_per_call(work: Callable[[], object], device: str = "cpu", least_seconds: float = 0.5) -> float:
+    """The median time of one call, after one warm-up call, over at least three calls."""
+    work()
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < least_seconds:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[len(taken) // 2]
+
+
+def sgemm_rate(device: str = "cpu", size: int = 1024) -> float:
+    """FLOP/s of a float32 product of two [size, size] matrices with torch's current threads."""
+    a, b = torch.randn(2, size, size, device=device)
+    out = torch.empty_like(a)
+    return 2 * size**3 / seconds_per_call(lambda: torch.mm(a, b, out=out), device)
+
+
+def memcpy_rate(device: str = "cpu", megabytes: int = 256) -> float:
+    """Bytes/s of a copy that does not fit the caches, counting bytes read plus bytes written."""
+    source = torch.randn(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / seconds_per_call(lambda: target.copy_(source), device)
