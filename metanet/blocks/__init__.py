@@ -1,0 +1,1 @@
+"""Parts that several models use, each in a file of its noun."""

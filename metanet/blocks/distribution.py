@@ -1,0 +1,84 @@
+"""How the values of a weight tensor and of a space's vectors are distributed: what symmetry leaves of them, in closed form.
+
+Every feature is invariant to any order of the tensor's outputs and inputs, and to the order of a space's nodes.
+"""
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float
+from torch import Tensor
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # thresholds in units of the tensor's root mean square
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+BLOCK_FEATURES = 2 * len(LEVELS) + 23
+VECTOR_FEATURES = 4 + len(QUANTILES)  # per role
+
+_TINY = 1e-12
+
+
+def log_size(x: Tensor) -> Tensor:
+    """log10 of a non-negative size, from -6 up: below 1e-6 a float32 weight is as good as zero."""
+    return (x + 1e-6).log10()
+
+
+def signed_log(x: Tensor) -> Tensor:
+    """Odd and monotone; linear below 1e-3, about log10 above: one scale for weights of every magnitude."""
+    return x.sign() * (x.abs() * 1e3).log1p() / 6.9
+
+
+def root_mean_square(weights: Float[Tensor, "nets out in taps"]) -> Float[Tensor, " nets"]:
+    return reduce(weights.square(), "n o i t -> n", "mean").sqrt()
+
+
+def block_distribution(weights: Float[Tensor, "nets out in taps"]) -> Float[Tensor, "nets features"]:
+    """BLOCK_FEATURES numbers of each net's weight tensor; cost is a few passes over the weights and one row product.
+
+    Size and moments; the share of weights under each of LEVELS on either side of zero; the largest on either side;
+    how unequal rows and columns are; how alike rows and columns are (a constant initialisation leaves them equal,
+    an orthogonal one at right angles); the effective rank; how alike neighbouring taps are (kernels grow smooth).
+    """
+    size = root_mean_square(weights)
+    scaled = weights / (size + _TINY)[:, None, None, None]
+    flat = scaled.flatten(1)
+    mean = flat.mean(1)
+    centred = flat - mean[:, None]
+    features = [
+        log_size(size),
+        mean,
+        log_size(mean.abs() * size),
+        log_size(centred.square().mean(1).sqrt()),
+        centred.pow(3).mean(1).clamp(-10, 10),
+        centred.pow(4).mean(1).add(1).log(),
+        flat.amax(1).log1p(),
+        (-flat).amax(1).clamp(min=0).log1p(),
+        (weights.flatten(1).abs() < 1e-6).to(flat.dtype).mean(1),
+    ]
+    magnitude = flat.abs()
+    for level in LEVELS:
+        features += [(magnitude < level).to(flat.dtype).mean(1), (flat < -level).to(flat.dtype).mean(1)]
+    rows, columns = rearrange(scaled, "n o i t -> n o (i t)"), rearrange(scaled, "n o i t -> n i (o t)")
+    for vectors in (rows, columns):
+        lengths = vectors.square().mean(2).sqrt()
+        features += [lengths.amax(1), lengths.amin(1), lengths.std(1, correction=0), log_size(lengths.amin(1))]
+        unit = vectors / (vectors.norm(dim=2, keepdim=True) + _TINY)
+        count = vectors.shape[1]
+        alike = (unit.sum(1).square().sum(1) - unit.square().sum((1, 2))) / max(count * (count - 1), 1)
+        features.append(alike)
+    gram = rows @ rows.mT
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1)
+    rank = trace.square() / (gram.square().sum((1, 2)) + _TINY)
+    features += [rank.add(_TINY).log(), rank / min(rows.shape[1:])]
+    taps = weights.shape[3]
+    profile = scaled.square().mean((1, 2)).sqrt()  # [nets, taps]
+    features.append(profile.std(1, correction=0))
+    features.append((scaled[..., 1:] * scaled[..., :-1]).mean((1, 2, 3)) if taps > 1 else torch.zeros_like(size))
+    return torch.stack(features, 1)
+
+
+def vector_distribution(nodes: Float[Tensor, "nets size roles"]) -> Float[Tensor, "nets features"]:
+    """VECTOR_FEATURES numbers per role of a space's vectors: sizes, and quantiles on the signed logarithmic scale."""
+    mean, spread = nodes.mean(1), nodes.std(1, correction=0)
+    levels = torch.tensor(QUANTILES, dtype=nodes.dtype, device=nodes.device)
+    quantiles = torch.quantile(signed_log(nodes), levels, dim=1)  # [quantiles, nets, roles]
+    features = [signed_log(mean), log_size(spread), log_size(nodes.abs().mean(1)), log_size(nodes.abs().amax(1))]
+    return torch.cat([torch.stack(features), quantiles]).movedim(0, 1).flatten(1)

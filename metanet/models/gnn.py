@@ -1,0 +1,258 @@
+"""metanet's own metanetwork: message passing on the parameter graph, with a readout that sees distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metanet.blocks.distribution import (
+    BLOCK_FEATURES,
+    VECTOR_FEATURES,
+    block_distribution,
+    root_mean_square,
+    signed_log,
+    vector_distribution,
+)
+from metanet.blocks.pool import STATISTICS, pool
+from metanet.arch.template import VECTOR_ROLES, Block, Template
+from metanet.dataset import Batch, Nets, Schema
+from metanet.normalise import Standardise
+from metanet.views.graph import BLOCK_CODES, GRID, POSITION_CODES, SPACE_CODES, Blocked, block_codes, blocked
+from metanet.views.graph import fixed_positions, space_codes, tap_slots
+
+INVARIANT = True
+
+_ROLES = len(VECTOR_ROLES)
+
+
+class GNN(nn.Module):
+    """Message passing in both directions over typed edges, then a token per layer, then attention over the layers.
+
+    A node reads its vectors (bias, norm, running statistics); an edge reads its taps, each as value over the tensor's
+    root mean square, signed log-magnitude and log-magnitude, through a projection of its own for each place in the
+    kernel. A layer's token pools its edges and nodes by mean, std, max and min, and adds closed-form statistics of the
+    raw weights (`metanet.blocks.distribution`), which a pooled embedding of 32 numbers cannot hold as exactly.
+    A small transformer reads the tokens in order of computation; one head per target reads it.
+
+    Related: Kofinas et al. 2024 (neural graphs: nodes are biases, edges kernels), Lim et al. 2024 (graph
+    metanetworks, both directions), Corso et al. 2020 (several aggregators), Unterthiner et al. 2020 (weight statistics).
+
+    The ablation switches are `log_magnitude`, `statistics`, `reverse_edges`, `edge_updates`, `distribution`, `depth`
+    and `mixing` (layers of attention over tokens).
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        width: int = 64,
+        edge_width: int = 32,
+        depth: int = 3,
+        token_width: int = 128,
+        mixing: int = 2,
+        dropout: float = 0.1,
+        log_magnitude: bool = True,
+        statistics: Iterable[str] = STATISTICS,
+        reverse_edges: bool = True,
+        edge_updates: bool = True,
+        distribution: bool = True,
+    ):
+        super().__init__()
+        self.statistics = tuple(statistics)
+        self.distribution = distribution
+        self.taps = Taps(edge_width, log_magnitude)
+        node_features = 2 * _ROLES if log_magnitude else _ROLES
+        self.log_magnitude = log_magnitude
+        self.node_scale = Standardise(node_features)
+        self.node_in = nn.Linear(node_features + SPACE_CODES + POSITION_CODES, width)
+        self.block_in = nn.Linear(BLOCK_CODES + 1, edge_width)
+        self.layers = nn.ModuleList(
+            Layer(width, edge_width, self.statistics, reverse_edges, edge_updates) for _ in range(depth)
+        )
+        closed_form = BLOCK_FEATURES + _ROLES * VECTOR_FEATURES
+        self.closed_form_scale = Standardise(closed_form)
+        pooled = len(self.statistics) * (width + edge_width)
+        self.token = nn.Sequential(
+            nn.Linear(pooled + distribution * closed_form + SPACE_CODES + BLOCK_CODES + 1, token_width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(token_width, token_width),
+        )
+        self.mixer = nn.ModuleList(Mixer(token_width, dropout) for _ in range(mixing))
+        self.trunk = nn.Sequential(
+            nn.LayerNorm(4 * token_width), nn.Linear(4 * token_width, 2 * token_width), nn.SiLU(), nn.Dropout(dropout)
+        )
+        self.heads = nn.ModuleDict(
+            {
+                target.name: nn.Sequential(
+                    nn.Linear(2 * token_width, token_width), nn.SiLU(), nn.Linear(token_width, target.width)
+                )
+                for target in schema.targets
+            }
+        )
+
+    @torch.no_grad()
+    def prepare(self, train: Iterable[Batch]) -> None:
+        """Fits the normalisers on the training nets."""
+        for batch in train:
+            for nets in batch:
+                view = blocked(nets.template, nets.params)
+                for nodes in view.nodes:
+                    self.node_scale.update(self.node_features(nodes))
+                if self.distribution:
+                    for index, block in enumerate(nets.template.blocks):
+                        self.closed_form_scale.update(closed_form(view, index, block))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        summary = self.trunk(torch.cat([self.summary(nets) for nets in batch]))
+        return {name: squeeze_value(head(summary)) for name, head in self.heads.items()}
+
+    def node_features(self, nodes: Float[Tensor, "nets size roles"]) -> Float[Tensor, "nets size features"]:
+        if not self.log_magnitude:
+            return nodes.clamp(-10, 10)
+        logs = signed_log(nodes)
+        return torch.cat([logs, logs.abs()], -1)
+
+    def summary(self, nets: Nets) -> Float[Tensor, "nets features"]:
+        """What the heads read of nets of one architecture: mean, max, first and last of the mixed layer tokens."""
+        template = nets.template
+        view = blocked(template, nets.params)
+        reference = view.nodes[0]
+        spaces, codes = (code(template).to(reference) for code in (space_codes, block_codes))
+        sizes = [root_mean_square(weights) for weights in view.edges]
+        nodes = [
+            self.node_in(torch.cat([self.node_scale(self.node_features(x)), expand(code, x), expand(place, x)], -1))
+            for x, code, place in zip(
+                view.nodes, spaces[:, None], (p.to(reference) for p in fixed_positions(template)), strict=True
+            )
+        ]
+        typed = [  # [nets, codes + 1] per block: its attributes, and the size that normalisation took out
+            torch.cat([expand(code, size[:, None]), size.add(1e-6).log10()[:, None]], -1)
+            for code, size in zip(codes, sizes, strict=True)
+        ]
+        kinds = [self.block_in(x) for x in typed]
+        edges = [
+            self.taps(weights, size, block)
+            for weights, size, block in zip(view.edges, sizes, template.blocks, strict=True)
+        ]
+        for layer in self.layers:
+            nodes, edges = layer(template, nodes, edges, kinds)
+        tokens = []
+        for index, block in enumerate(template.blocks):
+            parts = [
+                pool(edges[index], (1, 2), self.statistics),
+                pool(nodes[block.target], (1,), self.statistics),
+                expand(spaces[block.target], typed[index]),
+                typed[index],
+            ]
+            if self.distribution:
+                parts.append(self.closed_form_scale(closed_form(view, index, block)).clamp(-8, 8))
+            tokens.append(self.token(torch.cat(parts, -1)))
+        mixed = torch.stack(tokens, 1)
+        for mixer in self.mixer:
+            mixed = mixer(mixed)
+        return torch.cat([mixed.mean(1), mixed.amax(1), mixed[:, 0], mixed[:, -1]], -1)
+
+
+class Taps(nn.Module):
+    """An edge's taps to its embedding: each place of the centre-aligned kernel grid has a projection of its own."""
+
+    def __init__(self, edge_width: int, log_magnitude: bool):
+        super().__init__()
+        self.log_magnitude = log_magnitude
+        features = 3 if log_magnitude else 1
+        self.weight = nn.Parameter(torch.randn(GRID * GRID, features, edge_width) * features**-0.5)
+
+    def forward(
+        self, weights: Float[Tensor, "nets out in taps"], size: Float[Tensor, " nets"], block: Block
+    ) -> Float[Tensor, "nets out in edge_width"]:
+        features = [weights / (size + 1e-12)[:, None, None, None]]
+        if self.log_magnitude:
+            logs = signed_log(weights)
+            features += [logs, logs.abs()]
+        slots = tap_slots(block).to(weights.device)
+        projection = self.weight[slots] * len(slots) ** -0.5  # [taps, features, edge_width]
+        stacked = torch.stack(features, -1).flatten(-2)  # [nets, out, in, taps * features]
+        return stacked @ projection.flatten(0, 1)
+
+
+class Layer(nn.Module):
+    """One round of messages along and against every edge, with an update of nodes and edges.
+
+    m_ij = SiLU(A x_i + B x_j + C e_ij + type);  x_i += MLP[x_i, pool_j m_ij, pool_k m_ki];  e_ij += D m_ij.
+    """
+
+    def __init__(self, width: int, edge_width: int, statistics: tuple[str, ...], reverse: bool, edge_updates: bool):
+        super().__init__()
+        self.statistics, self.reverse, self.width = statistics, reverse, width
+        self.norm = nn.LayerNorm(width)
+        self.ends = nn.Linear(width, 2 * edge_width, bias=False)  # A and B
+        self.edge = nn.Linear(edge_width, edge_width)
+        self.link = nn.Linear(width, width, bias=False)
+        pooled = len(statistics) * edge_width
+        self.along = nn.Linear(pooled, width, bias=False)
+        self.against = nn.Linear(pooled, width, bias=False) if reverse else None
+        self.update = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        self.edge_update = nn.Linear(edge_width, edge_width, bias=False) if edge_updates else None
+
+    def forward(
+        self, template: Template, nodes: list[Tensor], edges: list[Tensor], kinds: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        normed = [self.norm(x) for x in nodes]
+        ends = [self.ends(x).chunk(2, -1) for x in normed]
+        inbox = list(normed)
+        new_edges = []
+        for block, e, kind in zip(template.blocks, edges, kinds, strict=True):
+            g = block.groups  # an output of group k reads the inputs of group k only
+            to = rearrange(ends[block.target][0], "n (g o) d -> n g o 1 d", g=g)
+            come = rearrange(ends[block.source][1], "n (g i) d -> n g 1 i d", g=g)
+            e_typed = self.edge(e) + kind[:, None, None]
+            messages = nn.functional.silu(rearrange(e_typed, "n (g o) i d -> n g o i d", g=g) + to + come)
+            along = pool(messages, (3,), self.statistics)
+            inbox[block.target] = inbox[block.target] + self.along(rearrange(along, "n g o d -> n (g o) d"))
+            if self.against is not None:
+                against = pool(messages, (2,), self.statistics)
+                inbox[block.source] = inbox[block.source] + self.against(rearrange(against, "n g i d -> n (g i) d"))
+            if self.edge_update is not None:
+                e = e + self.edge_update(rearrange(messages, "n g o i d -> n (g o) i d"))
+            new_edges.append(e)
+        for link in template.links:
+            inbox[link.target] = inbox[link.target] + self.link(normed[link.source])
+        return [x + self.update(message) for x, message in zip(nodes, inbox, strict=True)], new_edges
+
+
+class Mixer(nn.Module):
+    """Pre-norm attention over the layer tokens of one net."""
+
+    def __init__(self, width: int, dropout: float, heads: int = 4):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm_attention, self.norm_update = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.update = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, tokens: Float[Tensor, "nets tokens width"]) -> Float[Tensor, "nets tokens width"]:
+        q, k, v = rearrange(self.qkv(self.norm_attention(tokens)), "n t (three h d) -> three n h t d", three=3, h=self.heads)
+        read = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        tokens = tokens + self.out(rearrange(read, "n h t d -> n t (h d)"))
+        return tokens + self.update(self.norm_update(tokens))
+
+
+def closed_form(view: Blocked, index: int, block: Block) -> Float[Tensor, "nets features"]:
+    """The closed-form statistics of one block and of the vectors on the space that it writes."""
+    return torch.cat([block_distribution(view.edges[index]), vector_distribution(view.nodes[block.target])], -1)
+
+
+def expand(code: Float[Tensor, "... codes"], like: Float[Tensor, "... width"]) -> Float[Tensor, "... codes"]:
+    """One code for every net and node of `like`."""
+    return code.expand(*like.shape[:-1], -1)
+
+
+def squeeze_value(prediction: Float[Tensor, "nets width"]) -> Tensor:
+    """A regression head's single output as [nets]; logits as they are."""
+    return prediction.squeeze(-1) if prediction.shape[-1] == 1 else prediction
