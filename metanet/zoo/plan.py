@@ -1,0 +1,83 @@
+"""Plan: which nets are trained together. A group is one stacked training, and one folder of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metanet.zoo.spec import Net
+
+STACK = {"cpu": 8, "cuda": 512}  # most nets in a group; on CPU larger stacks fall out of the caches
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nets of one architecture, batch size and number of training images, hence of equal tensor shapes and steps.
+
+    Image sets may mix.
+    """
+
+    name: str
+    nets: tuple[Net, ...]  # equal activations and optimizers stand side by side
+
+    @property
+    def arch(self) -> Mapping[str, Any]:
+        return self.nets[0].arch
+
+    @property
+    def arch_name(self) -> str:
+        return self.nets[0].arch_name
+
+    @property
+    def batch_size(self) -> int:
+        return self.nets[0].hyperparameters["batch_size"]
+
+    @property
+    def train_images(self) -> int:
+        return self.nets[0].train_images
+
+    @property
+    def epochs(self) -> int:
+        return self.nets[0].epochs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.nets[0].steps_per_epoch
+
+    @property
+    def steps(self) -> int:
+        return self.nets[0].steps
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        return self.nets[0].snapshot_steps
+
+    def __len__(self) -> int:
+        return len(self.nets)
+
+
+def plan(nets: Iterable[Net], stack: int = STACK["cpu"]) -> list[Group]:
+    """Groups of at most `stack` nets, of nearly equal size where an architecture and batch size has more."""
+    alike: dict[tuple[Any, ...], list[Net]] = {}
+    for net in nets:
+        alike.setdefault((net.arch_name, net.hyperparameters["batch_size"], net.train_images), []).append(net)
+    groups: list[Group] = []
+    for (arch_name, batch_size, train_images), members in alike.items():
+        members.sort(key=lambda net: (net.hyperparameters["activation"], net.hyperparameters["optimizer"], net.net))
+        parts = -(-len(members) // stack)
+        for part in range(parts):
+            chosen = members[len(members) * part // parts : len(members) * (part + 1) // parts]
+            groups.append(Group(f"{arch_name}-b{batch_size}-n{train_images}-{part}", tuple(chosen)))
+    return groups
+
+
+def to_json(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """What zoo.json records of the plan."""
+    return [{"group": group.name, "nets": [net.net for net in group.nets]} for group in groups]
+
+
+def from_json(recorded: Iterable[Mapping[str, Any]], nets: Iterable[Net]) -> list[Group]:
+    """The recorded plan, over the nets of the same spec."""
+    by_number = {net.net: net for net in nets}
+    return [Group(entry["group"], tuple(by_number[net] for net in entry["nets"])) for entry in recorded]

@@ -1,0 +1,253 @@
+"""Spec: what a zoo contains. A YAML file of distributions that expands to nets, each fully determined.
+
+The drawing uses integer hashes of (seed, purpose, net) alone, so the same spec gives the same nets on every machine.
+The format is explained in docs/zoo.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metanet import seeding
+from metanet.zoo import images, nets, optimisers
+from metanet.zoo.distributions import (
+    BOOLEAN,
+    Check,
+    check_distribution,
+    check_list,
+    check_mapping,
+    check_value,
+    draw,
+    integer,
+    one_of,
+    real,
+)
+
+HYPERPARAMETERS: dict[str, Check] = {
+    "optimizer": one_of(optimisers.OPTIMIZERS),
+    "learning_rate": real("a number above 0", lambda value: value > 0),
+    "batch_size": integer(1),
+    "activation": one_of(nets.ACTIVATIONS),
+    "initialisation": one_of(nets.INITIALISATIONS),
+    "augmentation": BOOLEAN,
+    "dropout": real("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "weight_decay": real("a number of at least 0", lambda value: value >= 0),
+}
+NUMBERS: dict[str, Check] = {
+    "name": Check("a name of letters, digits, _ and -", lambda value: bool(re.fullmatch(r"[\w-]+", str(value)))),
+    "seed": integer(0),
+    "num_nets": integer(1),
+    "num_classes": integer(2),
+    "train_images": integer(1).or_none(),
+    "eval_images": integer(1).or_none(),
+    "epochs": integer(1),
+    "learning_rate_decay": real("a factor above 0", lambda value: value > 0),
+    "num_architectures": integer(1),
+}
+FRACTION = real("a fraction in [0, 1]", lambda value: 0 <= value <= 1)
+
+
+@dataclass(frozen=True)
+class Net:
+    """One training, fully determined."""
+
+    net: int  # its number in the zoo, and the word that keys all its randomness
+    lineage: int  # nets of one training run share it; a net that starts from scratch has its own
+    arch: Mapping[str, Any]  # what metanet.zoo.nets.build takes
+    arch_name: str
+    image_set: str
+    hyperparameters: Mapping[str, Any]  # the keys of HYPERPARAMETERS
+    train_images: int  # trains on the first so many images of the set
+    eval_images: int | None  # accuracies and losses on the first so many of either part; None = all
+    epochs: int
+    steps_per_epoch: int  # whole batches only
+    learning_rate_decay: float  # factor after every epoch
+    snapshot_steps: tuple[int, ...]  # ascending, each in [0, steps]
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A checked spec; made by `load_spec` or `check_spec`."""
+
+    name: str
+    seed: int
+    num_nets: int
+    images: list[str]
+    image_shape: list[int]  # channels, height, width
+    num_classes: int
+    train_images: int | None  # None = all
+    eval_images: int | None
+    epochs: int
+    learning_rate_decay: float
+    num_architectures: int
+    architectures: list[dict[str, Any]]
+    hyperparameters: dict[str, Any]
+    snapshots: list[float]  # fractions of training in [0, 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def nets(self) -> list[Net]:
+        """Every net of the zoo: spread evenly over the architectures, all else drawn independently.
+
+        Raises:
+            ValueError: the distributions hold too few distinct architectures, or a net would have no step to train
+                or two snapshots at one step.
+        """
+        archs = self._archs()
+        return [self._net(net, archs[net % len(archs)]) for net in range(self.num_nets)]
+
+    def _net(self, net: int, arch: dict[str, Any]) -> Net:
+        drawn = {
+            name: draw(self.hyperparameters[name], seeding.key(self.seed, "hyperparameter", name, net))
+            for name in HYPERPARAMETERS
+        }
+        image_set = draw(self.images, seeding.key(self.seed, "image_set", net))
+        available = images.SETS[image_set].num_train
+        train_images = min(self.train_images or available, available)
+        steps_per_epoch = train_images // drawn["batch_size"]
+        steps = self.epochs * steps_per_epoch
+        snapshot_steps = tuple(sorted({round(fraction * steps) for fraction in self.snapshots}))
+        if not steps or len(snapshot_steps) < len(self.snapshots):
+            raise ValueError(
+                f"spec {self.name}: {self.epochs} epochs of {train_images} {image_set} images in batches of "
+                f"{drawn['batch_size']} are {steps} steps, too few for the snapshots {self.snapshots}. "
+                f"Raise epochs or train_images, or take smaller batches or fewer snapshots."
+            )
+        return Net(
+            net=net,
+            lineage=net,
+            arch=arch,
+            arch_name=nets.arch_name(arch),
+            image_set=image_set,
+            hyperparameters=drawn,
+            train_images=train_images,
+            eval_images=self.eval_images,
+            epochs=self.epochs,
+            steps_per_epoch=steps_per_epoch,
+            learning_rate_decay=self.learning_rate_decay,
+            snapshot_steps=snapshot_steps,
+        )
+
+    def _archs(self) -> list[dict[str, Any]]:
+        """`num_architectures` distinct ones, shared out between the families by weight."""
+        shares = _shares([family.get("weight", 1) for family in self.architectures], self.num_architectures)
+        common = {"image_shape": self.image_shape, "num_classes": self.num_classes}
+        found: list[dict[str, Any]] = []
+        for position, (family, share) in enumerate(zip(self.architectures, shares, strict=True)):
+            distributions = {name: value for name, value in family.items() if name != "weight"}
+            distinct: dict[str, dict[str, Any]] = {}
+            for attempt in range(100 * share):
+                drawn = {
+                    name: draw(value, seeding.key(self.seed, "architecture", position, name, attempt))
+                    for name, value in distributions.items()
+                }
+                distinct.setdefault(json.dumps(drawn), drawn | common)
+                if len(distinct) == share:
+                    break
+            if len(distinct) < share:
+                raise ValueError(
+                    f"spec {self.name}: architectures[{position}] ({family['family']}) should give {share} distinct "
+                    f"architectures, but its choices hold only {len(distinct)}. "
+                    f"Give it more choices or a smaller weight, or lower num_architectures."
+                )
+            found += distinct.values()
+        return found
+
+
+def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Spec:
+    """The spec in a YAML file, with fields replaced by `overrides` (entry by entry inside `hyperparameters`).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no YAML, an unknown or missing key, a value that is not allowed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such spec file. The shipped specs are in zoo_specs/.")
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    check_mapping(raw, [], str(path), optional=[field.name for field in fields(Spec)])
+    assert isinstance(raw, dict)
+    overrides = dict(overrides or {})
+    if isinstance(raw.get("hyperparameters"), dict) and isinstance(overrides.get("hyperparameters"), dict):
+        overrides["hyperparameters"] = raw["hyperparameters"] | overrides["hyperparameters"]
+    return check_spec(raw | overrides, where=str(path))
+
+
+def check_spec(raw: Mapping[Any, Any], where: str) -> Spec:
+    """`raw` as a Spec; `where` names its file in errors.
+
+    Raises:
+        ValueError: an unknown or missing key, a value that is not allowed.
+    """
+    check_mapping(raw, [field.name for field in fields(Spec)], where)
+    for name, check in NUMBERS.items():
+        check_value(raw[name], check, f"{where}: {name}")
+    check_list(raw["images"], one_of(images.SETS), f"{where}: images")
+    check_list(raw["image_shape"], integer(1), f"{where}: image_shape", length=3)
+    check_list(raw["snapshots"], FRACTION, f"{where}: snapshots")
+    check_mapping(raw["hyperparameters"], HYPERPARAMETERS, f"{where}: hyperparameters")
+    hyperparameters = {
+        name: check_distribution(raw["hyperparameters"][name], check, f"{where}: hyperparameters.{name}")
+        for name, check in HYPERPARAMETERS.items()
+    }
+    if not isinstance(raw["architectures"], list) or not raw["architectures"]:
+        raise ValueError(f"{where}: architectures: found {raw['architectures']!r}, expected a list of families")
+    architectures = [
+        _check_family(family, f"{where}: architectures[{position}]")
+        for position, family in enumerate(raw["architectures"])
+    ]
+    for name in raw["images"]:
+        if images.SETS[name].num_classes > raw["num_classes"]:
+            raise ValueError(
+                f"{where}: num_classes: found {raw['num_classes']}, expected at least the "
+                f"{images.SETS[name].num_classes} classes of {name}"
+            )
+    if not raw["num_nets"] >= raw["num_architectures"] >= len(architectures):
+        raise ValueError(
+            f"{where}: found {raw['num_nets']} nets, {raw['num_architectures']} architectures and {len(architectures)} "
+            f"families, expected num_nets >= num_architectures >= the number of families"
+        )
+    return Spec(**{**raw, "architectures": architectures, "hyperparameters": hyperparameters})
+
+
+def _check_family(raw: Any, where: str) -> dict[str, Any]:
+    family = raw.get("family") if isinstance(raw, dict) else raw
+    check_value(family, one_of(nets.FAMILIES), f"{where}.family")
+    checks = {name: integer(1) for name in nets.FAMILIES[family]} | {"batch_norm": BOOLEAN}
+    check_mapping(raw, ["family", *checks], where, optional=["weight"])
+    check_value(raw.get("weight", 1), integer(1), f"{where}.weight")
+    return raw | {name: check_distribution(raw[name], check, f"{where}.{name}") for name, check in checks.items()}
+
+
+def _shares(weights: list[int], total: int) -> list[int]:
+    """`total` shared out by weight, at least 1 each; what rounding leaves goes to the largest remainders."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [max(1, math.floor(share)) for share in exact]
+    while sum(shares) != total:
+        step = 1 if sum(shares) < total else -1
+        able = [i for i in range(len(shares)) if shares[i] + step >= 1]
+        shares[max(able, key=lambda i: step * (exact[i] - shares[i]))] += step
+    return shares
