@@ -26,7 +26,9 @@ class Check:
 
 
 def one_of(names: Collection[str]) -> Check:
-    return Check("one of " + ", ".join(names), lambda value: isinstance(value, str) and value in names, False, tuple(names))
+    return Check(
+        "one of " + ", ".join(names), lambda value: isinstance(value, str) and value in names, False, tuple(names)
+    )
 
 
 def integer(low: int) -> Check:
@@ -41,16 +43,15 @@ BOOLEAN = Check("true or false", lambda value: type(value) is bool)
 
 
 def draw(distribution: Any, key: int) -> Any:
-    """One value of a checked distribution, decided by a 64-bit key.
+    """One value of a checked distribution, decided by a key of `metanet.seeding`.
 
     Ranges are rounded to 6 digits, so that the last bit of a machine's logarithm does not matter.
     """
-    key %= 2**64
     if isinstance(distribution, list):
-        return distribution[key * len(distribution) >> 64]
+        return distribution[key * len(distribution) >> 63]
     if isinstance(distribution, dict):
         ((kind, (low, high)),) = distribution.items()
-        uniform = key / 2**64
+        uniform = key / 2**63
         value = low * (high / low) ** uniform if kind == "log_uniform" else low + (high - low) * uniform
         return float(f"{value:.6g}")
     return distribution
