@@ -1,0 +1,139 @@
+"""The families are those of the papers, named uniquely, and start as their initialisation says."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from metanet import seeding
+from metanet.zoo import nets
+
+CNN = {"family": "nws_cnn", "image_shape": [1, 14, 14], "num_classes": 10, "batch_norm": True}
+CNN |= {"filter_size": 3, "conv_depth": 4, "conv_width": 4, "dense_depth": 2, "dense_width": 16}
+MLP = {"family": "mlp", "image_shape": [1, 8, 8], "num_classes": 10, "batch_norm": False, "depth": 2, "width": 16}
+
+
+def nws(f: int, conv_depth: int, dense_depth: int, conv_width: int, dense_width: int) -> dict:
+    arch = {"filter_size": f, "conv_depth": conv_depth, "dense_depth": dense_depth, "conv_width": conv_width}
+    return CNN | arch | {"dense_width": dense_width, "image_shape": [3, 32, 32], "num_classes": 20}
+
+
+def numbers(arch: dict) -> int:
+    with torch.device("meta"):
+        return sum(value.numel() for value in nets.build(arch).state_dict().values() if value.dim())
+
+
+def test_the_fixed_architecture_has_the_papers_number_of_values():
+    """Eilertsen et al. (2020): 92,868 exported values; 21,260 to 388,172 over all 243 architectures."""
+    assert numbers(nws(5, 3, 2, 8, 128)) == 92_868
+    grid = [
+        nws(f, c, d, w, u) for f in (3, 5, 7) for c in (3, 4, 5) for d in (2, 3, 4) for w in (4, 8, 12)
+        for u in (64, 128, 192)
+    ]  # fmt: skip
+    counts = sorted(numbers(arch) for arch in grid)
+    assert (counts[0], counts[-1]) == (21_260, 388_172)
+    assert len({nets.arch_name(arch) for arch in grid}) == 243
+
+
+def test_extra_convolutions_go_to_the_later_blocks():
+    names = [name for name, _ in nets.build(nws(3, 5, 2, 4, 64)).named_children() if name.startswith(("conv", "pool"))]
+    order = [name for name in names if "_" not in name]
+    assert order == ["conv1", "pool1", "conv2", "conv3", "pool2", "conv4", "conv5", "pool3"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    side=st.integers(1, 20), channels=st.sampled_from([1, 3]), norm=st.booleans(), family=st.sampled_from([CNN, MLP])
+)
+def test_every_image_size_gives_logits(side, channels, norm, family):
+    net = nets.build(family | {"image_shape": [channels, side, side + 1], "batch_norm": norm}).eval()
+    assert net(torch.rand(2, channels, side, side + 1)).shape == (2, 10)
+
+
+def test_a_name_says_what_the_net_is():
+    assert nets.arch_name(CNN) == "nws_cnn-f3-c4x4-d2x16-bn-1x14x14-10"
+    assert nets.arch_name(MLP) == "mlp-2x16-1x8x8-10"
+
+
+@pytest.mark.parametrize("activation", nets.ACTIVATIONS)
+def test_activation_and_dropout_arrive(activation):
+    net = nets.build(CNN, activation=activation, dropout=0.25)
+    found = [type(module) for module in net if type(module) in nets.ACTIVATIONS.values()]
+    assert found == [nets.ACTIVATIONS[activation]] * 6
+    assert {module.p for module in net if isinstance(module, nn.Dropout)} == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"family": "nws_cn"}, "unknown family 'nws_cn', expected one of nws_cnn, mlp; did you mean nws_cnn?"),
+        ({"filter_size": 4}, "expected an odd filter_size"),
+        ({"filter_size": 0}, "found filter_size 0, expected an integer of at least 1"),
+        ({"conv_depth": 2}, "expected conv_depth of at least 3"),
+        ({"dense_depth": 6}, "can be halved 5 times"),
+        ({"image_shape": [8, 8]}, "found image_shape [8, 8], expected three sizes"),
+        ({"depth": 2}, "found the fields"),
+    ],
+)
+def test_an_impossible_architecture_is_refused(change, message):
+    with pytest.raises(ValueError, match=r"architecture|unknown") as error:
+        nets.build(CNN | change)
+    assert message in str(error.value)
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match=r"unknown activation 'rleu', expected one of .*; did you mean relu\?"):
+        nets.build(CNN, activation="rleu")
+
+
+def fresh(schemes: list[str], arch: dict = CNN, first: int = 0) -> dict:
+    keys = seeding.keys(0, torch.arange(first, first + len(schemes)), "initialisation")
+    return nets.initialise(arch, schemes, keys)
+
+
+def test_a_fresh_stack_loads_into_modules():
+    stacked = fresh(list(nets.INITIALISATIONS))
+    module = nets.build(CNN)
+    assert list(stacked) == list(module.state_dict())
+    for row in range(len(nets.INITIALISATIONS)):
+        module.load_state_dict({name: value[row] for name, value in stacked.items()})
+    assert stacked["conv1.bias"].abs().max() == 0
+    assert (stacked["conv_norm1.weight"] == 1).all()
+    assert (stacked["conv_norm1.running_var"] == 1).all()
+
+
+def test_a_net_starts_the_same_in_any_company():
+    schemes = list(nets.INITIALISATIONS)
+    together = fresh(schemes)
+    for row, scheme in enumerate(schemes):
+        alone = fresh([scheme], first=row)
+        assert all(torch.equal(value[row], alone[name][0]) for name, value in together.items())
+
+
+@pytest.mark.parametrize("scheme", ["normal", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"])
+def test_initial_weights_have_the_spread_of_torchs(scheme):
+    """torch.nn.init is the oracle, on a convolution and on a dense layer."""
+    stacked = fresh([scheme] * 4, CNN | {"conv_width": 16, "dense_width": 128})
+    oracle = {
+        "normal": nn.init.normal_,
+        "glorot_uniform": nn.init.xavier_uniform_,
+        "glorot_normal": nn.init.xavier_normal_,
+        "he_uniform": lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
+        "he_normal": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    }[scheme]
+    torch.manual_seed(0)
+    for name in ("conv4.weight", "dense1.weight"):
+        theirs = oracle(torch.empty_like(stacked[name][0]))
+        assert abs(float(stacked[name].std() / theirs.std()) - 1) < 0.02
+        if "uniform" in scheme:
+            assert abs(float(stacked[name].max() / theirs.max()) - 1) < 0.01
+
+
+def test_orthogonal_weights_are_orthogonal_and_constant_ones_are_constant():
+    stacked = fresh(["orthogonal", "constant"])
+    for name in ("conv1.weight", "conv4.weight", "dense1.weight", "head.weight"):
+        weight = stacked[name][0].flatten(1).double()
+        gram = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
+        torch.testing.assert_close(gram, torch.eye(len(gram), dtype=torch.float64), atol=1e-5, rtol=0)
+        assert (stacked[name][1] == 0.1).all()
