@@ -1,0 +1,278 @@
+"""Typed codes: what the weights do not say about a space, a block, a tap or a fixed node, in a fixed number of columns.
+
+Every template has the same columns, so one model reads all architectures. A code is injective: two operations,
+orders, or attributes that differ have different codes. What has no column is refused, never dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from metanet.arch.template import VECTOR_ROLES, Block, Operation, Space, Template
+
+GRID = 7  # edges carry their taps on a GRID x GRID grid
+POSITION_CODES = 16  # bits of a fixed node's position: up to 65,536 input features or classes
+
+_POOL = {"kernel": 1, "stride": 1, "padding": 0, "ceil_mode": False}
+# Each kind of operation with its attributes and torch's defaults for them.
+OPERATIONS: dict[str, dict[str, Any]] = {
+    "bias": {},
+    "batch_norm": {"eps": 1e-5},
+    "layer_norm": {"eps": 1e-5},
+    "group_norm": {"eps": 1e-5, "groups": 1},
+    "instance_norm": {"eps": 1e-5},
+    "rms_norm": {"eps": 1e-6},
+    "relu": {},
+    "relu6": {},
+    "leaky_relu": {"negative_slope": 0.01},
+    "elu": {"alpha": 1.0},
+    "celu": {"alpha": 1.0},
+    "selu": {},
+    "gelu": {"approximate": "none"},
+    "silu": {},
+    "mish": {},
+    "sigmoid": {},
+    "log_sigmoid": {},
+    "tanh": {},
+    "softplus": {"beta": 1.0, "threshold": 20.0},
+    "softsign": {},
+    "hardtanh": {"min_val": -1.0, "max_val": 1.0},
+    "hardswish": {},
+    "hardsigmoid": {},
+    "softmax": {},
+    "log_softmax": {},
+    "max_pool": {**_POOL, "dilation": 1},
+    "avg_pool": {**_POOL, "count_include_pad": True, "divisor_override": 0},
+    "adaptive_avg_pool": {"output_size": 1},
+    "adaptive_max_pool": {"output_size": 1},
+    "hidden": {},
+}
+_SPATIAL = {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1, "output_size": 1}  # value of an absent height
+_ROLES = ("input", "hidden", "output")
+_BLOCK_KINDS = ("conv", "linear", "flatten")
+_BLOCK_ATTRIBUTES = {"stride": 1, "padding": 0, "dilation": 1}
+
+
+def _columns_of(attribute: str) -> tuple[str, ...]:
+    return (f"{attribute}_height", f"{attribute}_width") if attribute in _SPATIAL else (attribute,)
+
+
+SPACE_COLUMNS: tuple[str, ...] = (
+    *(f"role.{role}" for role in _ROLES),
+    "fixed",
+    "log2_size",
+    "relative_depth",
+    "log2_depth",
+    "log2_height",
+    *(f"has.{role}" for role in VECTOR_ROLES),
+    *(f"does.{kind}" for kind in OPERATIONS),
+    *(f"order.{kind}" for kind in OPERATIONS),
+    *(f"{kind}.{c}" for kind, defaults in OPERATIONS.items() for name in defaults for c in _columns_of(name)),
+)
+BLOCK_COLUMNS: tuple[str, ...] = (
+    *(f"kind.{kind}" for kind in _BLOCK_KINDS),
+    "tap_axes",
+    *(c for name in ("kernel", *_BLOCK_ATTRIBUTES) for c in _columns_of(name)),
+    "log2_groups",
+    "log2_fan_in",
+    "log2_fan_out",
+    "relative_depth",
+    "from_input",
+    "to_output",
+)
+SPACE_CODES, BLOCK_CODES = len(SPACE_COLUMNS), len(BLOCK_COLUMNS)
+
+
+def space_codes(template: Template) -> Float32[Tensor, "spaces codes"]:
+    """One row of SPACE_COLUMNS per space: role, size, place, 1-D parameters, and its operations in their order.
+
+    `does.KIND` is 1 where the operation occurs, `order.KIND` sums 2^-(i+1) over its places i = 0, 1, ...: a binary
+    fraction, so that every sequence of operations has a code of its own. Sizes are log2(1 + n), eps is log10 / 5.
+
+    Raises:
+        ValueError: an operation or attribute that has no column, or one kind twice on a space with two settings.
+    """
+    depth, height = depths(template), heights(template)
+    rows = []
+    for i, space in enumerate(template.spaces):
+        row = {
+            f"role.{space.role}": 1.0,
+            "fixed": float(space.fixed),
+            "log2_size": math.log2(space.size),
+            "relative_depth": depth[i] / max(1, *depth),
+            "log2_depth": math.log2(1 + depth[i]),
+            "log2_height": math.log2(1 + height[i]),
+            **{f"has.{role}": 1.0 for role in space.vectors},
+        }
+        rows.append(row | _operation_codes(space))
+    return _table(rows, SPACE_COLUMNS)
+
+
+def block_codes(template: Template) -> Float32[Tensor, "blocks codes"]:
+    """One row of BLOCK_COLUMNS per block: kind, kernel, stride, padding, dilation, groups, fans and place.
+
+    Raises:
+        ValueError: a kind or an attribute that has no column.
+    """
+    depth = depths(template)
+    rows = []
+    for block in template.blocks:
+        if block.kind not in _BLOCK_KINDS:
+            raise ValueError(f"block {block.name!r}: no code for kind {block.kind!r}; known: {', '.join(_BLOCK_KINDS)}")
+        out, inputs, taps = block.shape
+        row = {
+            f"kind.{block.kind}": 1.0,
+            "tap_axes": float(len(block.taps)),
+            "log2_groups": math.log2(block.groups),
+            "log2_fan_in": math.log2(inputs * taps),
+            "log2_fan_out": math.log2(out * taps),
+            "relative_depth": (depth[block.source] + depth[block.target]) / 2 / max(1, *depth),
+            "from_input": float(template.spaces[block.source].role == "input"),
+            "to_output": float(template.spaces[block.target].role == "output"),
+        }
+        settings = {"kernel": tap_grid(block), **_BLOCK_ATTRIBUTES, **block.attributes}
+        if settings["padding"] == "same":  # torch pads by half of the kernel's reach on average, more at the end
+            reach = zip(tap_grid(block), _pair("dilation", settings["dilation"]), strict=True)
+            settings["padding"] = tuple((size - 1) * step / 2 for size, step in reach)
+        for name, value in settings.items():
+            if name != "kernel" and name not in _BLOCK_ATTRIBUTES:
+                raise ValueError(f"block {block.name!r}: no code for attribute {name!r} = {value!r}")
+            row |= _attribute_codes(f"block {block.name!r}", name, value)
+        rows.append(row)
+    return _table(rows, BLOCK_COLUMNS)
+
+
+def fixed_positions(template: Template) -> list[Float32[Tensor, "_ codes"]]:
+    """Per space [size, POSITION_CODES]: which node is which, as the bits (-1 or 1) of the place; 0 if exchangeable.
+
+    Raises:
+        ValueError: a fixed space of more than 2^POSITION_CODES nodes.
+    """
+    bits = torch.arange(POSITION_CODES)
+    codes = []
+    for space in template.spaces:
+        if space.fixed and space.size > 1 << POSITION_CODES:
+            raise ValueError(f"space {space.name!r}: {space.size} fixed nodes, expected at most {1 << POSITION_CODES}")
+        signs = (torch.arange(space.size)[:, None] >> bits) % 2 * 2 - 1
+        codes.append(signs.float() * space.fixed)
+    return codes
+
+
+def tap_grid(block: Block) -> tuple[int, int]:
+    """Height and width of a block's taps: (1, 1) without taps, (1, k) for a 1-D kernel.
+
+    Raises:
+        ValueError: taps of more than two axes.
+    """
+    if len(block.taps) > 2:
+        raise ValueError(f"block {block.name!r}: taps {block.taps} have {len(block.taps)} axes, expected at most 2")
+    height, width = (1, 1, *block.taps)[-2:]
+    return height, width
+
+
+def tap_slots(block: Block) -> Int64[Tensor, " taps"]:
+    """The slot of each tap on the GRID x GRID grid, row-major, in 0 ... GRID^2 - 1.
+
+    A side of up to GRID taps is centre-aligned: tap (size - 1) // 2, which reads the output's own position under
+    "same" padding, lies in the middle. A longer side is cut into GRID bins, so that taps share a slot; `tap_layers`
+    tells those apart.
+    """
+    height, width = tap_grid(block)
+    return (_slots(height)[:, None] * GRID + _slots(width)).flatten()
+
+
+def tap_layers(block: Block) -> Int64[Tensor, "taps 2"]:
+    """Row and column of each tap within its bin; zeros where the grid holds the whole kernel.
+
+    (slot, row, column) is unique, so nothing is lost however large a kernel or a flattened grid is.
+    """
+    rows, columns = (_rank_in_bin(_slots(size)) for size in tap_grid(block))
+    return torch.cartesian_prod(rows, columns).view(-1, 2)
+
+
+def depths(template: Template) -> list[int]:
+    """The number of steps (blocks or links) on the longest way from the network's input to each space."""
+    return _longest(template, [(c.source, c.target) for c in (*template.blocks, *template.links)])
+
+
+def heights(template: Template) -> list[int]:
+    """The number of steps on the longest way from each space to the network's output."""
+    return _longest(template, [(c.target, c.source) for c in (*template.blocks, *template.links)])
+
+
+def _longest(template: Template, steps: list[tuple[int, int]]) -> list[int]:
+    longest = [0] * len(template.spaces)
+    for _ in template.spaces:  # a longest way has fewer steps than there are spaces
+        before = list(longest)
+        for source, target in steps:
+            longest[target] = max(longest[target], longest[source] + 1)
+        if longest == before:
+            return longest
+    raise ValueError(f"the blocks and links between the spaces form a cycle: {sorted(set(steps))}")
+
+
+def _operation_codes(space: Space) -> dict[str, float]:
+    row: dict[str, float] = {}
+    seen: dict[str, Operation] = {}
+    for place, operation in enumerate(space.operations):
+        kind, where = operation.kind, f"space {space.name!r}, operation {operation.kind!r}"
+        if kind not in OPERATIONS:
+            raise ValueError(f"{where}: no code for this kind; known: {', '.join(OPERATIONS)}")
+        unknown = set(operation.attributes) - set(OPERATIONS[kind])
+        if unknown:
+            raise ValueError(f"{where}: no code for attribute {', '.join(sorted(unknown))}")
+        if dict(seen.setdefault(kind, operation).attributes) != dict(operation.attributes):
+            raise ValueError(
+                f"{where}: occurs twice on one space with different attributes, which one code cannot hold"
+            )
+        row[f"does.{kind}"] = 1.0
+        row[f"order.{kind}"] = row.get(f"order.{kind}", 0.0) + 2.0 ** -(place + 1)
+        for name, value in {**OPERATIONS[kind], **operation.attributes}.items():
+            row |= {f"{kind}.{column}": code for column, code in _attribute_codes(where, name, value).items()}
+    return row
+
+
+def _attribute_codes(where: str, name: str, value: Any) -> dict[str, float]:
+    try:
+        if name in _SPATIAL:
+            return {c: math.log2(1 + v) for c, v in zip(_columns_of(name), _pair(name, value), strict=True)}
+        if name == "eps":
+            return {name: math.log10(max(value, 1e-30)) / 5}
+        if name == "approximate":  # gelu's only choice
+            return {name: {"none": 0.0, "tanh": 1.0}[value]}
+        return {name: float(value)}
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{where}: no code for {name} = {value!r}") from error
+
+
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    """(height, width) of a size; one number stands for both, as in torch, and a 1-D size is a width."""
+    values = (value, value) if isinstance(value, int | float) else (_SPATIAL[name], *value)[-2:]
+    if not isinstance(value, int | float) and len(value) > 2:
+        raise ValueError(f"{name} = {value!r}: expected at most 2 axes")
+    return values[0], values[1]
+
+
+def _slots(size: int) -> Int64[Tensor, " size"]:
+    position = torch.arange(size)
+    return position - (size - 1) // 2 + GRID // 2 if size <= GRID else (2 * position + 1) * GRID // (2 * size)
+
+
+def _rank_in_bin(slots: Int64[Tensor, " size"]) -> Int64[Tensor, " size"]:
+    return torch.arange(len(slots)) - torch.searchsorted(slots, slots)
+
+
+def _table(rows: Iterable[Mapping[str, float]], columns: tuple[str, ...]) -> Float32[Tensor, "rows columns"]:
+    table = []
+    for row in rows:
+        unknown = set(row) - set(columns)
+        if unknown:
+            raise ValueError(f"no code column for {', '.join(sorted(unknown))}")
+        table.append([row.get(name, 0.0) for name in columns])
+    return torch.tensor(table, dtype=torch.float32).view(-1, len(columns))
