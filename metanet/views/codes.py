@@ -11,12 +11,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torch import Tensor
 
-from metanet.arch.template import VECTOR_ROLES, Block, Operation, Space, Template
+from metanet.arch.depth import depths, heights
+from metanet.arch.template import VECTOR_ROLES, Operation, Space, Template
+from metanet.views.once import once_per_object
+from metanet.views.taps import tap_grid
 
-GRID = 7  # edges carry their taps on a GRID x GRID grid
+Device = torch.device | str | None
+
 POSITION_CODES = 16  # bits of a fixed node's position: up to 65,536 input features or classes
 
 _POOL = {"kernel": 1, "stride": 1, "padding": 0, "ceil_mode": False}
@@ -89,7 +93,8 @@ BLOCK_COLUMNS: tuple[str, ...] = (
 SPACE_CODES, BLOCK_CODES = len(SPACE_COLUMNS), len(BLOCK_COLUMNS)
 
 
-def space_codes(template: Template) -> Float32[Tensor, "spaces codes"]:
+@once_per_object
+def space_codes(template: Template, device: Device = None) -> Float32[Tensor, "spaces codes"]:
     """One row of SPACE_COLUMNS per space: role, size, place, 1-D parameters, and its operations in their order.
 
     `does.KIND` is 1 where the operation occurs, `order.KIND` sums 2^-(i+1) over its places i = 0, 1, ...: a binary
@@ -111,10 +116,11 @@ def space_codes(template: Template) -> Float32[Tensor, "spaces codes"]:
             **{f"has.{role}": 1.0 for role in space.vectors},
         }
         rows.append(row | _operation_codes(space))
-    return _table(rows, SPACE_COLUMNS)
+    return _table(rows, SPACE_COLUMNS).to(device)
 
 
-def block_codes(template: Template) -> Float32[Tensor, "blocks codes"]:
+@once_per_object
+def block_codes(template: Template, device: Device = None) -> Float32[Tensor, "blocks codes"]:
     """One row of BLOCK_COLUMNS per block: kind, kernel, stride, padding, dilation, groups, fans and place.
 
     Raises:
@@ -145,10 +151,11 @@ def block_codes(template: Template) -> Float32[Tensor, "blocks codes"]:
                 raise ValueError(f"block {block.name!r}: no code for attribute {name!r} = {value!r}")
             row |= _attribute_codes(f"block {block.name!r}", name, value)
         rows.append(row)
-    return _table(rows, BLOCK_COLUMNS)
+    return _table(rows, BLOCK_COLUMNS).to(device)
 
 
-def fixed_positions(template: Template) -> list[Float32[Tensor, "_ codes"]]:
+@once_per_object
+def fixed_positions(template: Template, device: Device = None) -> list[Float32[Tensor, "_ codes"]]:
     """Per space [size, POSITION_CODES]: which node is which, as the bits (-1 or 1) of the place; 0 if exchangeable.
 
     Raises:
@@ -160,61 +167,8 @@ def fixed_positions(template: Template) -> list[Float32[Tensor, "_ codes"]]:
         if space.fixed and space.size > 1 << POSITION_CODES:
             raise ValueError(f"space {space.name!r}: {space.size} fixed nodes, expected at most {1 << POSITION_CODES}")
         signs = (torch.arange(space.size)[:, None] >> bits) % 2 * 2 - 1
-        codes.append(signs.float() * space.fixed)
+        codes.append((signs.float() * space.fixed).to(device))
     return codes
-
-
-def tap_grid(block: Block) -> tuple[int, int]:
-    """Height and width of a block's taps: (1, 1) without taps, (1, k) for a 1-D kernel.
-
-    Raises:
-        ValueError: taps of more than two axes.
-    """
-    if len(block.taps) > 2:
-        raise ValueError(f"block {block.name!r}: taps {block.taps} have {len(block.taps)} axes, expected at most 2")
-    height, width = (1, 1, *block.taps)[-2:]
-    return height, width
-
-
-def tap_slots(block: Block) -> Int64[Tensor, " taps"]:
-    """The slot of each tap on the GRID x GRID grid, row-major, in 0 ... GRID^2 - 1.
-
-    A side of up to GRID taps is centre-aligned: tap (size - 1) // 2, which reads the output's own position under
-    "same" padding, lies in the middle. A longer side is cut into GRID bins, so that taps share a slot; `tap_layers`
-    tells those apart.
-    """
-    height, width = tap_grid(block)
-    return (_slots(height)[:, None] * GRID + _slots(width)).flatten()
-
-
-def tap_layers(block: Block) -> Int64[Tensor, "taps 2"]:
-    """Row and column of each tap within its bin; zeros where the grid holds the whole kernel.
-
-    (slot, row, column) is unique, so nothing is lost however large a kernel or a flattened grid is.
-    """
-    rows, columns = (_rank_in_bin(_slots(size)) for size in tap_grid(block))
-    return torch.cartesian_prod(rows, columns).view(-1, 2)
-
-
-def depths(template: Template) -> list[int]:
-    """The number of steps (blocks or links) on the longest way from the network's input to each space."""
-    return _longest(template, [(c.source, c.target) for c in (*template.blocks, *template.links)])
-
-
-def heights(template: Template) -> list[int]:
-    """The number of steps on the longest way from each space to the network's output."""
-    return _longest(template, [(c.target, c.source) for c in (*template.blocks, *template.links)])
-
-
-def _longest(template: Template, steps: list[tuple[int, int]]) -> list[int]:
-    longest = [0] * len(template.spaces)
-    for _ in template.spaces:  # a longest way has fewer steps than there are spaces
-        before = list(longest)
-        for source, target in steps:
-            longest[target] = max(longest[target], longest[source] + 1)
-        if longest == before:
-            return longest
-    raise ValueError(f"the blocks and links between the spaces form a cycle: {sorted(set(steps))}")
 
 
 def _operation_codes(space: Space) -> dict[str, float]:
@@ -257,15 +211,6 @@ def _pair(name: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, int | float) and len(value) > 2:
         raise ValueError(f"{name} = {value!r}: expected at most 2 axes")
     return values[0], values[1]
-
-
-def _slots(size: int) -> Int64[Tensor, " size"]:
-    position = torch.arange(size)
-    return position - (size - 1) // 2 + GRID // 2 if size <= GRID else (2 * position + 1) * GRID // (2 * size)
-
-
-def _rank_in_bin(slots: Int64[Tensor, " size"]) -> Int64[Tensor, " size"]:
-    return torch.arange(len(slots)) - torch.searchsorted(slots, slots)
 
 
 def _table(rows: Iterable[Mapping[str, float]], columns: tuple[str, ...]) -> Float32[Tensor, "rows columns"]:
