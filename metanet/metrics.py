@@ -56,33 +56,35 @@ def score(target: Target, predictions: Predictions) -> float:
     return metrics(target, predictions)[main_metric(target)]
 
 
-def interval(
-    target: Target,
-    runs: Sequence[Predictions],
-    metric: str | None = None,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The percentile bootstrap interval of a metric's mean over `runs` (the seeds of one model on the same nets).
+def resampled(
+    target: Target, runs: Sequence[Predictions], metric: str | None = None, resamples: int = 1000, seed: int = 0
+) -> Float[np.ndarray, " resamples"]:
+    """A metric's mean over `runs` (the seeds of one model on the same nets) under each bootstrap resample.
 
     Resampled are the lineages, as a whole (snapshots of one training run are not independent) and equally in every
-    run, and the runs. Cost: resamples x lineages. `metric` is any of `metrics` but kendall_tau_b.
+    run, and the runs. Equal seeds draw equal lineages, so that models can be compared in pairs. nan where a resample
+    has no variance and hence no R2. Cost: resamples x lineages. `metric` is any of `metrics` but kendall_tau_b.
 
     Raises:
         ValueError: the runs do not have the same lineages.
     """
-    generator = np.random.default_rng(seed)
     sums, lineages = zip(*(_lineage_sums(target, run) for run in runs), strict=True)
     count = len(lineages[0])
     if any(not np.array_equal(lineages[0], other) for other in lineages):
         raise ValueError(f"{target.name}: the runs were tested on different nets and cannot be averaged")
+    generator = np.random.default_rng(seed)
     weights = generator.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-    sampled = np.einsum("rl,nls->rns", weights, np.stack(sums), optimize=True)
-    values = _from_sums(target, sampled)[metric or main_metric(target)]  # [resamples, runs]
+    values = np.stack([_from_sums(target, weights @ each)[metric or main_metric(target)] for each in sums], axis=1)
     chosen = generator.integers(len(runs), size=(resamples, len(runs)))
-    means = np.take_along_axis(values, chosen, axis=1).mean(1)
-    means = means[np.isfinite(means)]  # a resample without variance has no R2
+    return np.take_along_axis(values, chosen, axis=1).mean(1)
+
+
+def interval(
+    target: Target, runs: Sequence[Predictions], metric: str | None = None, level: float = 0.95
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of a metric's mean over `runs`; see `resampled`."""
+    means = resampled(target, runs, metric)
+    means = means[np.isfinite(means)]
     if len(means) == 0:
         return math.nan, math.nan
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
