@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metanet.arch.template import VECTOR_ROLES, Block, Template
 from metanet.blocks.distribution import (
     BLOCK_FEATURES,
     VECTOR_FEATURES,
@@ -17,12 +18,24 @@ from metanet.blocks.distribution import (
     signed_log,
     vector_distribution,
 )
+from metanet.blocks.heads import Heads
 from metanet.blocks.pool import STATISTICS, pool
-from metanet.arch.template import VECTOR_ROLES, Block, Template
+from metanet.blocks.transformer import TransformerLayer
 from metanet.dataset import Batch, Nets, Schema
 from metanet.normalise import Standardise
-from metanet.views.graph import BLOCK_CODES, GRID, POSITION_CODES, SPACE_CODES, Blocked, block_codes, blocked
-from metanet.views.graph import fixed_positions, space_codes, tap_slots
+from metanet.views.graph import (
+    BLOCK_CODES,
+    GRID,
+    POSITION_CODES,
+    SPACE_CODES,
+    Blocked,
+    block_codes,
+    blocked,
+    fixed_positions,
+    space_codes,
+    tap_layers,
+    tap_slots,
+)
 
 INVARIANT = True
 
@@ -81,18 +94,11 @@ class GNN(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(token_width, token_width),
         )
-        self.mixer = nn.ModuleList(Mixer(token_width, dropout) for _ in range(mixing))
+        self.mixer = nn.ModuleList(TransformerLayer(token_width, heads=4, dropout=dropout) for _ in range(mixing))
         self.trunk = nn.Sequential(
             nn.LayerNorm(4 * token_width), nn.Linear(4 * token_width, 2 * token_width), nn.SiLU(), nn.Dropout(dropout)
         )
-        self.heads = nn.ModuleDict(
-            {
-                target.name: nn.Sequential(
-                    nn.Linear(2 * token_width, token_width), nn.SiLU(), nn.Linear(token_width, target.width)
-                )
-                for target in schema.targets
-            }
-        )
+        self.heads = Heads(2 * token_width, schema.targets)
 
     @torch.no_grad()
     def prepare(self, train: Iterable[Batch]) -> None:
@@ -107,8 +113,7 @@ class GNN(nn.Module):
                         self.closed_form_scale.update(closed_form(view, index, block))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        summary = self.trunk(torch.cat([self.summary(nets) for nets in batch]))
-        return {name: squeeze_value(head(summary)) for name, head in self.heads.items()}
+        return self.heads(self.trunk(torch.cat([self.summary(nets) for nets in batch])))
 
     def node_features(self, nodes: Float[Tensor, "nets size roles"]) -> Float[Tensor, "nets size features"]:
         if not self.log_magnitude:
@@ -121,7 +126,7 @@ class GNN(nn.Module):
         template = nets.template
         view = blocked(template, nets.params)
         reference = view.nodes[0]
-        spaces, codes = (code(template).to(reference) for code in (space_codes, block_codes))
+        spaces, codes = (code(template, reference.device).to(reference) for code in (space_codes, block_codes))
         sizes = [root_mean_square(weights) for weights in view.edges]
         nodes = [
             self.node_in(torch.cat([self.node_scale(self.node_features(x)), expand(code, x), expand(place, x)], -1))
@@ -153,7 +158,7 @@ class GNN(nn.Module):
             tokens.append(self.token(torch.cat(parts, -1)))
         mixed = torch.stack(tokens, 1)
         for mixer in self.mixer:
-            mixed = mixer(mixed)
+            mixed = mixer(mixed, mixed.new_ones(mixed.shape[:2], dtype=torch.bool))
         return torch.cat([mixed.mean(1), mixed.amax(1), mixed[:, 0], mixed[:, -1]], -1)
 
 
@@ -165,6 +170,7 @@ class Taps(nn.Module):
         self.log_magnitude = log_magnitude
         features = 3 if log_magnitude else 1
         self.weight = nn.Parameter(torch.randn(GRID * GRID, features, edge_width) * features**-0.5)
+        self.within = nn.Parameter(torch.randn(2, features, edge_width) * 0.1)  # for taps that share a slot
 
     def forward(
         self, weights: Float[Tensor, "nets out in taps"], size: Float[Tensor, " nets"], block: Block
@@ -173,8 +179,9 @@ class Taps(nn.Module):
         if self.log_magnitude:
             logs = signed_log(weights)
             features += [logs, logs.abs()]
-        slots = tap_slots(block).to(weights.device)
-        projection = self.weight[slots] * len(slots) ** -0.5  # [taps, features, edge_width]
+        slots, layers = tap_slots(block, weights.device), tap_layers(block, weights.device)
+        shift = torch.tensordot(layers.to(weights.dtype), self.within, dims=1)
+        projection = (self.weight[slots] + shift) * len(slots) ** -0.5  # [taps, features, edge_width]
         stacked = torch.stack(features, -1).flatten(-2)  # [nets, out, in, taps * features]
         return stacked @ projection.flatten(0, 1)
 
@@ -224,25 +231,6 @@ class Layer(nn.Module):
         return [x + self.update(message) for x, message in zip(nodes, inbox, strict=True)], new_edges
 
 
-class Mixer(nn.Module):
-    """Pre-norm attention over the layer tokens of one net."""
-
-    def __init__(self, width: int, dropout: float, heads: int = 4):
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm_attention, self.norm_update = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.update = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
-        )
-
-    def forward(self, tokens: Float[Tensor, "nets tokens width"]) -> Float[Tensor, "nets tokens width"]:
-        q, k, v = rearrange(self.qkv(self.norm_attention(tokens)), "n t (three h d) -> three n h t d", three=3, h=self.heads)
-        read = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        tokens = tokens + self.out(rearrange(read, "n h t d -> n t (h d)"))
-        return tokens + self.update(self.norm_update(tokens))
-
-
 def closed_form(view: Blocked, index: int, block: Block) -> Float[Tensor, "nets features"]:
     """The closed-form statistics of one block and of the vectors on the space that it writes."""
     return torch.cat([block_distribution(view.edges[index]), vector_distribution(view.nodes[block.target])], -1)
@@ -251,8 +239,3 @@ def closed_form(view: Blocked, index: int, block: Block) -> Float[Tensor, "nets 
 def expand(code: Float[Tensor, "... codes"], like: Float[Tensor, "... width"]) -> Float[Tensor, "... codes"]:
     """One code for every net and node of `like`."""
     return code.expand(*like.shape[:-1], -1)
-
-
-def squeeze_value(prediction: Float[Tensor, "nets width"]) -> Tensor:
-    """A regression head's single output as [nets]; logits as they are."""
-    return prediction.squeeze(-1) if prediction.shape[-1] == 1 else prediction
