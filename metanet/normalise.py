@@ -1,8 +1,14 @@
-"""Standardise: zero mean and unit variance per feature, fitted on training nets only."""
+"""Zero mean and unit variance per feature or per kind of tensor, fitted on training nets only."""
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from metanet.arch.template import Template
+from metanet.dataset import Nets
+from metanet.views.sequence import entries
 
 
 class Standardise(nn.Module):
@@ -53,3 +59,38 @@ class Standardise(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape features"]:
         return (x - self.mean) / self.std
+
+
+class StandardiseParts(nn.Module):
+    """Raw weights standardised by the part that their tensor plays: a block's kind or a vector's role.
+
+    A running variance of 100 and a weight of 0.01 then come at the same scale, whatever the architecture.
+    """
+
+    def __init__(self, templates: Iterable[Template]):
+        super().__init__()
+        parts = sorted({entry.part for template in templates for entry in entries(template)})
+        self.parts = nn.ModuleDict({part: Standardise(1) for part in parts})
+
+    def update(self, nets: Nets) -> None:
+        for entry in entries(nets.template):
+            self._of(entry.part).update(nets.params[entry.name].unsqueeze(-1))
+
+    def forward(self, nets: Nets) -> dict[str, Tensor]:
+        """`nets.params`, standardised; tensors that the graph does not hold are left out.
+
+        Raises:
+            ValueError: a net has a kind of tensor that no training net had.
+        """
+        return {
+            entry.name: self._of(entry.part)(nets.params[entry.name].unsqueeze(-1)).squeeze(-1)
+            for entry in entries(nets.template)
+        }
+
+    def _of(self, part: str) -> Standardise:
+        if part not in self.parts:
+            raise ValueError(
+                f"the net has parameters of kind {part!r}, but the model was trained on {', '.join(self.parts)}: "
+                f"train it on a zoo with such nets"
+            )
+        return self.parts[part]  # type: ignore[return-value]
