@@ -17,7 +17,7 @@ from torch import Tensor
 from metanet.arch.depth import depths, heights
 from metanet.arch.template import VECTOR_ROLES, Operation, Space, Template
 from metanet.views.once import once_per_object
-from metanet.views.taps import tap_grid
+from metanet.views.taps import grid_of
 
 Device = torch.device | str | None
 
@@ -142,9 +142,10 @@ def block_codes(template: Template, device: Device = None) -> Float32[Tensor, "b
             "from_input": float(template.spaces[block.source].role == "input"),
             "to_output": float(template.spaces[block.target].role == "output"),
         }
-        settings = {"kernel": tap_grid(block), **_BLOCK_ATTRIBUTES, **block.attributes}
+        kernel = grid_of(block.taps, f"block {block.name!r}")
+        settings = {"kernel": kernel, **_BLOCK_ATTRIBUTES, **block.attributes}
         if settings["padding"] == "same":  # torch pads by half of the kernel's reach on average, more at the end
-            reach = zip(tap_grid(block), _pair("dilation", settings["dilation"]), strict=True)
+            reach = zip(kernel, _pair("dilation", settings["dilation"]), strict=True)
             settings["padding"] = tuple((size - 1) * step / 2 for size, step in reach)
         for name, value in settings.items():
             if name != "kernel" and name not in _BLOCK_ATTRIBUTES:

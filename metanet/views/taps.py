@@ -12,44 +12,46 @@ from metanet.views.once import once_per_object
 GRID = 7  # edges carry their taps on a GRID x GRID grid
 
 
-def tap_grid(block: Block) -> tuple[int, int]:
-    """Height and width of a block's taps: (1, 1) without taps, (1, k) for a 1-D kernel.
+def grid_of(taps: tuple[int, ...], where: str) -> tuple[int, int]:
+    """Height and width of taps: (1, 1) without taps, (1, k) for a 1-D kernel.
 
     Raises:
-        ValueError: taps of more than two axes.
+        ValueError: taps of more than two axes, at `where`.
     """
-    if len(block.taps) > 2:
-        raise ValueError(f"block {block.name!r}: taps {block.taps} have {len(block.taps)} axes, expected at most 2")
-    height, width = (1, 1, *block.taps)[-2:]
+    if len(taps) > 2:
+        raise ValueError(f"{where}: taps {tuple(taps)} have {len(taps)} axes, expected at most 2")
+    height, width = (1, 1, *taps)[-2:]
     return height, width
 
 
 @once_per_object
 def tap_slots(block: Block, device: torch.device | str | None = None) -> Int64[Tensor, " taps"]:
-    """The slot of each tap on the GRID x GRID grid, row-major, in 0 ... GRID^2 - 1.
-
-    A side of up to GRID taps is centre-aligned: tap (size - 1) // 2, which reads the output's own position under
-    "same" padding, lies in the middle. A longer side is cut into GRID bins, so that taps share a slot; `tap_layers`
-    tells those apart.
-    """
-    height, width = tap_grid(block)
-    return (_slots(height)[:, None] * GRID + _slots(width)).flatten().to(device)
+    """The slot of each tap of a block on the GRID x GRID grid, row-major, in 0 ... GRID^2 - 1; see `slots`."""
+    return slots(*grid_of(block.taps, f"block {block.name!r}")).to(device)
 
 
 @once_per_object
 def tap_layers(block: Block, device: torch.device | str | None = None) -> Int64[Tensor, "taps 2"]:
-    """Row and column of each tap within its bin; zeros where the grid holds the whole kernel.
+    """Row and column of each tap of a block within its bin; zeros where the grid holds the whole kernel; see `bins`."""
+    return bins(*grid_of(block.taps, f"block {block.name!r}")).to(device)
 
-    (slot, row, column) is unique, so nothing is lost however large a kernel or a flattened grid is.
+
+def slots(height: int, width: int) -> Int64[Tensor, " taps"]:
+    """The slot of each position of a height x width grid.
+
+    A side of up to GRID positions is centre-aligned: position (size - 1) // 2, the one that reads the output's own place
+    under torch's "same" padding, lies in the middle. A longer side is cut into GRID bins, so that positions share a
+    slot; `bins` tells those apart.
     """
-    rows, columns = (_rank_in_bin(_slots(size)) for size in tap_grid(block))
-    return torch.cartesian_prod(rows, columns).view(-1, 2).to(device)
+    return (_slots(height)[:, None] * GRID + _slots(width)).flatten()
+
+
+def bins(height: int, width: int) -> Int64[Tensor, "taps 2"]:
+    """Row and column of each position within its bin. (slot, row, column) is unique: nothing is lost at any size."""
+    rows, columns = (torch.arange(size) - torch.searchsorted(s, s) for size in (height, width) for s in [_slots(size)])
+    return torch.cartesian_prod(rows, columns).view(-1, 2)
 
 
 def _slots(size: int) -> Int64[Tensor, " size"]:
     position = torch.arange(size)
     return position - (size - 1) // 2 + GRID // 2 if size <= GRID else (2 * position + 1) * GRID // (2 * size)
-
-
-def _rank_in_bin(slots: Int64[Tensor, " size"]) -> Int64[Tensor, " size"]:
-    return torch.arange(len(slots)) - torch.searchsorted(slots, slots)

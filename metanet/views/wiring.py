@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from metanet.arch.depth import depths
-from metanet.arch.template import VECTOR_ROLES, Block, Template
+from metanet.arch.template import VECTOR_ROLES, Block, Link, Template
 from metanet.views.codes import (
     BLOCK_COLUMNS,
     POSITION_CODES,
@@ -22,7 +22,7 @@ from metanet.views.codes import (
     space_codes,
 )
 from metanet.views.once import once_per_object
-from metanet.views.taps import GRID, tap_layers, tap_slots
+from metanet.views.taps import GRID, bins, grid_of, slots, tap_layers, tap_slots
 
 LINKS = ("identity", "add")  # parameter-free connections of node i with node i
 EDGE_TYPES = ("weight", "weight_reversed", *(f"{k}{way}" for k in LINKS for way in ("", "_reversed")))
@@ -51,12 +51,12 @@ class Wiring:
 
 
 class _Edges(NamedTuple):
-    """Some edges, in the order of their block's weights."""
+    """The edges of a block, in the order of its weights, or of a link."""
 
-    ends: Int64[Tensor, "edges 2"]
+    ends: Int64[Tensor, "edges 2"]  # source node, target node
+    codes: Float32[Tensor, "edges codes"]  # EDGE_COLUMNS before the type
     block: Int64[Tensor, " edges"]
     kind: Int64[Tensor, " edges"]
-    codes: Float32[Tensor, "edges codes"]
 
 
 @once_per_object
@@ -68,42 +68,32 @@ def wiring(template: Template, bidirectional: bool = False, device: Device = Non
     """
     sizes = torch.tensor([space.size for space in template.spaces])
     first = sizes.cumsum(0) - sizes
+    blocks, links = template.blocks, template.links
     codes = block_codes(template)
-    parts: list[_Edges] = []
-    weight_edge, num_edges = [], 0  # per block, the edge of each weight
-    for number, block in enumerate(template.blocks):
-        ends, layers, edge = _block_edges(block)
-        ends = ends + first[[block.source, block.target]]
-        rows = torch.cat([codes[number].expand(len(ends), -1), layers.float()], dim=1)
-        parts.append(_Edges(ends, *_constant(len(ends), number, "weight"), rows))
-        weight_edge.append(num_edges + edge)
-        num_edges += len(ends)
-    for number, link in enumerate(template.links, start=len(template.blocks)):
-        size = template.spaces[link.source].size
-        if link.kind not in LINKS or link.attributes or template.spaces[link.target].size != size:
-            raise ValueError(f"{link}: expected a link of kind {' or '.join(LINKS)} between spaces of equal size")
-        ends = torch.arange(size)[:, None] + first[[link.source, link.target]]
-        parts.append(_Edges(ends, *_constant(size, number, link.kind), torch.zeros(size, codes.shape[1] + 2)))
+    parts = [_block_edges(block, i, codes[i], first) for i, block in enumerate(blocks)]
+    weights = sum(len(part.ends) for part in parts)  # edges that carry weights
+    parts += [_link_edges(link, i, template, first) for i, link in enumerate(links, start=len(blocks))]
+    one_way = sum(len(part.ends) for part in parts)
     if bidirectional:
         parts += [part._replace(ends=part.ends.flip(1), kind=part.kind + 1) for part in parts]
 
     edges = _Edges(*(torch.cat(field) for field in zip(*parts, strict=True)))
     order = edges.ends[:, 1].argsort(stable=True)
     row = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))  # of each edge once they are sorted
-    taps = torch.zeros(len(order), GRID * GRID)
-    edge_attr = torch.cat([taps, edges.codes, torch.eye(len(EDGE_TYPES))[edges.kind]], dim=1)[order]
-    edge = torch.cat(weight_edge)
-    slot = torch.cat([tap_slots(block).repeat(block.shape[0] * block.shape[1]) for block in template.blocks])
-    ways = [edge, edge + len(order) // 2] if bidirectional else [edge]
-    node_space = torch.arange(len(sizes)).repeat_interleave(sizes)
+    edge_attr = torch.cat([edges.codes, torch.eye(len(EDGE_TYPES))[edges.kind]], dim=1)[order]
+    starts = [sum(len(part.ends) for part in parts[:i]) for i in range(len(blocks))]
+    edge = torch.cat([start + _edge_of_weight(block) for start, block in zip(starts, blocks, strict=True)])
+    slot = torch.cat([tap_slots(block).repeat(block.shape[0] * block.shape[1]) for block in blocks])
+    ways = (edge, edge + one_way) if bidirectional else (edge,)
     params = sum(math.prod(shape) for shape in template.shapes.values())
-    quantities = (params, len(node_space), num_edges, max(depths(template)))
+    quantities = (params, sizes.sum().item(), weights, max(depths(template)))
+    node_space = torch.arange(len(sizes)).repeat_interleave(sizes)
     wires = Wiring(
         edge_index=edges.ends[order].T.contiguous(),
         edge_block=edges.block[order],
         edge_type=edges.kind[order],
         edge_attr=edge_attr,
-        places=torch.stack([row[way] * edge_attr.shape[1] + slot for way in ways]),
+        places=torch.stack([row[way] * len(EDGE_COLUMNS) + slot for way in ways]),
         node_space=node_space,
         node_codes=torch.cat([space_codes(template)[node_space], torch.cat(fixed_positions(template))], dim=1),
         graph_codes=torch.tensor([[math.log2(1 + quantity) for quantity in quantities]]),
@@ -111,21 +101,45 @@ def wiring(template: Template, bidirectional: bool = False, device: Device = Non
     return Wiring(**{name: tensor.to(device) for name, tensor in vars(wires).items()})
 
 
-def _block_edges(
-    block: Block,
-) -> tuple[Int64[Tensor, "edges 2"], Int64[Tensor, "edges 2"], Int64[Tensor, " params"]]:
-    """Per edge: its nodes within source and target space, and its place within the bins; per weight: its edge.
-
-    One edge joins a pair of channels, or several in parallel where the kernel is larger than the grid.
-    """
+def _block_edges(block: Block, number: int, codes: Tensor, first: Tensor) -> _Edges:
+    """An edge per pair of channels, or several in parallel where the taps do not fit the grid; all taps still zero."""
     out, inputs, _ = block.shape
-    layers, layer = tap_layers(block).unique(dim=0, return_inverse=True)
+    layers = tap_layers(block).unique(dim=0)
     target, source = torch.cartesian_prod(torch.arange(out), torch.arange(inputs)).T
     source = source + target // (out // block.groups) * inputs  # each group reads its own inputs
     ends = torch.stack([source, target], dim=1).repeat_interleave(len(layers), dim=0)
-    edge = torch.arange(out * inputs)[:, None] * len(layers) + layer
-    return ends, layers.repeat(out * inputs, 1), edge.flatten()
+    rows = [torch.zeros(len(ends), GRID * GRID), codes.expand(len(ends), -1), layers.float().repeat(out * inputs, 1)]
+    return _edges(ends + first[[block.source, block.target]], torch.cat(rows, dim=1), number, "weight")
 
 
-def _constant(size: int, number: int, kind: str) -> tuple[Int64[Tensor, " size"], Int64[Tensor, " size"]]:
-    return torch.full((size,), number), torch.full((size,), EDGE_TYPES.index(kind))
+def _edge_of_weight(block: Block) -> Int64[Tensor, " params"]:
+    """The edge of each weight, counted within the block in the order of `_block_edges`."""
+    out, inputs, _ = block.shape
+    layers, layer = tap_layers(block).unique(dim=0, return_inverse=True)
+    return (torch.arange(out * inputs)[:, None] * len(layers) + layer).flatten()
+
+
+def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _Edges:
+    """Node i to node i; for "flatten" each channel to its positions, with a tap of 1 where the position lies."""
+    size, target_size = (template.spaces[i].size for i in (link.source, link.target))
+    if link.kind == "flatten" and set(link.attributes) == {"taps", "taps_first"}:
+        grid = grid_of(link.attributes["taps"], str(link))
+        slot, within = slots(*grid), bins(*grid)
+    elif link.kind in ("identity", "add") and not link.attributes:
+        slot, within = None, torch.zeros(1, 2, dtype=torch.long)
+    else:
+        raise ValueError(f"{link}: the graph has no edges for this link; expected one of {', '.join(LINKS)}")
+    if size * len(within) != target_size:
+        raise ValueError(f"{link}: {size} nodes with {len(within)} positions each cannot meet {target_size} nodes")
+    channel, position = torch.cartesian_prod(torch.arange(size), torch.arange(len(within))).T
+    place = position * size + channel if link.attributes.get("taps_first") else channel * len(within) + position
+    taps = torch.zeros(target_size, GRID * GRID)
+    if slot is not None:
+        taps[torch.arange(target_size), slot[position]] = 1.0
+    codes = torch.cat([taps, torch.zeros(target_size, len(BLOCK_COLUMNS)), within[position].float()], dim=1)
+    return _edges(torch.stack([channel, place], dim=1) + first[[link.source, link.target]], codes, number, link.kind)
+
+
+def _edges(ends: Tensor, codes: Tensor, number: int, kind: str) -> _Edges:
+    block, types = torch.tensor([number, EDGE_TYPES.index(kind)])[:, None].expand(-1, len(ends))
+    return _Edges(ends, codes, block, types)
