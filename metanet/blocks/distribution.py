@@ -1,4 +1,4 @@
-"""How the values of a weight tensor and of a space's vectors are distributed: what symmetry leaves of them, in closed form.
+"""How the values of a weight tensor and of a space's vectors are distributed, in closed form.
 
 Every feature is invariant to any order of the tensor's outputs and inputs, and to the order of a space's nodes.
 """

@@ -1,1 +1,1 @@
-"""Metanetworks, one per file; the contract is the one in `metanet/baselines/__init__.py`, held by tests/test_every_model.py."""
+"""Metanetworks, one per file. Their contract is that of `metanet/baselines`, held by tests/test_every_model.py."""

@@ -51,8 +51,8 @@ class GNN(nn.Module):
     raw weights (`metanet.blocks.distribution`), which a pooled embedding of 32 numbers cannot hold as exactly.
     A small transformer reads the tokens in order of computation; one head per target reads it.
 
-    Related: Kofinas et al. 2024 (neural graphs: nodes are biases, edges kernels), Lim et al. 2024 (graph
-    metanetworks, both directions), Corso et al. 2020 (several aggregators), Unterthiner et al. 2020 (weight statistics).
+    Related: Kofinas et al. 2024 (neural graphs: nodes are biases, edges kernels), Lim et al. 2024 (graph metanetworks,
+    both directions), Corso et al. 2020 (several aggregators), Unterthiner et al. 2020 (weight statistics).
 
     The ablation switches are `log_magnitude`, `statistics`, `reverse_edges`, `edge_updates`, `distribution`, `depth`
     and `mixing` (layers of attention over tokens).
