@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from metanet.arch.symmetry import Part, Permutation, Symmetry
+
 if TYPE_CHECKING:
     import networkx
     from torch_geometric.data import Data
-
-    from metanet.arch.symmetry import Symmetry
 
 VECTOR_ROLES = ("bias", "scale", "shift", "mean", "variance")  # what a 1-D entry of the state_dict does on its space
 VECTOR_DEFAULTS = {"bias": 0.0, "scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0}  # the identity's values

@@ -1,0 +1,44 @@
+"""Functions of one value, with the numbers that shape them: attribute name -> name of the operator's argument."""
+
+from collections.abc import Callable
+
+from metanet.arch.record import Call, Value
+
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "relu": (),
+    "relu6": (),
+    "leaky_relu": ("negative_slope",),
+    "elu": ("alpha", "scale", "input_scale"),
+    "celu": ("alpha",),
+    "selu": (),
+    "gelu": ("approximate",),
+    "silu": (),
+    "mish": (),
+    "sigmoid": (),
+    "log_sigmoid": (),
+    "tanh": (),
+    "hardtanh": ("min_val", "max_val"),
+    "hardsigmoid": (),
+    "hardswish": (),
+    "softplus": ("beta", "threshold"),
+    "softshrink": ("lambd",),
+    "hardshrink": ("lambd",),
+    "threshold": ("threshold", "value"),
+    "sin": (),
+    "cos": (),
+    "exp": (),
+    "abs": (),
+    "neg": (),
+    "square": (),
+    "sqrt": (),
+}
+
+
+def _rule(kind: str, numbers: tuple[str, ...]) -> Callable[[Call], Value]:
+    def activation(call: Call) -> Value:
+        return call.operate(call.activation("self"), kind, **{name: call[name] for name in numbers})
+
+    return activation
+
+
+RULES = {f"aten.{kind}": _rule(kind, numbers) for kind, numbers in NUMBERS.items()}

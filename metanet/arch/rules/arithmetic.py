@@ -1,0 +1,54 @@
+"""Sums of activations (residual connections) and arithmetic with one number."""
+
+from metanet.arch.record import Call, Value
+
+
+def add(call: Call) -> Value:
+    """aten.add(self, other, alpha): of two activations their channels move together; of a number, an operation."""
+    other, alpha = call["other"], call["alpha"]
+    if not isinstance(other, Value):
+        return call.operate(call.activation("self"), "add", value=other * alpha)
+    left, right = call.activation("self"), call.activation("other")
+    if alpha != 1:
+        right = call.operate(right, "mul", value=alpha)
+    return _join(call, "add", left, right)
+
+
+def subtract(call: Call) -> Value:
+    """aten.sub(self, other, alpha)."""
+    other, alpha = call["other"], call["alpha"]
+    if not isinstance(other, Value):
+        return call.operate(call.activation("self"), "add", value=-other * alpha)
+    left, right = call.activation("self"), call.activation("other")
+    return _join(call, "add", left, call.operate(right, "mul", value=-alpha))
+
+
+def multiply(call: Call) -> Value:
+    """aten.mul(self, other): with a number an operation, of two activations a gate."""
+    if not isinstance(call["other"], Value):
+        return call.operate(call.activation("self"), "mul", value=call["other"])
+    return _join(call, "mul", call.activation("self"), call.activation("other"))
+
+
+def divide(call: Call) -> Value:
+    """aten.div(self, number)."""
+    if isinstance(call["other"], Value):
+        raise call.unsupported("there is a rule for division by a number only")
+    return call.operate(call.activation("self"), "div", value=call["other"])
+
+
+def _join(call: Call, kind: str, left: Value, right: Value) -> Value:
+    """A new space, linked from both; every axis of the two moves together."""
+    if left.shape != right.shape or left.channel != right.channel or left.taps != right.taps or left.channel is None:
+        raise call.unsupported(f"its two inputs must be alike, found shapes {left.shape} and {right.shape}")
+    for one, other in zip(left.axes, right.axes, strict=True):
+        call.equate(one, other)
+    if left.taps:
+        raise call.unsupported("it joins flattened grids; join them before they are flattened")
+    joined = call.write(left.axes, left.channel)
+    call.link(kind, left, joined)
+    call.link(kind, right, joined)
+    return joined
+
+
+RULES = {"aten.add": add, "aten.sub": subtract, "aten.mul": multiply, "aten.div": divide}

@@ -1,0 +1,62 @@
+"""Poolings over image positions; every channel is treated alike."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from metanet.arch.record import Call, Value
+
+
+def _pool(kind: str, rank: int, numbers: tuple[str, ...]) -> Callable[[Call], Value]:
+    """A pooling with a window: its attributes are tuples of one number per grid axis, and the flags in `numbers`."""
+
+    def pool(call: Call) -> Value:
+        x = _grid(call, rank)
+        kernel = _each(call["kernel_size"], rank)
+        attributes = {"kernel": kernel, "stride": _each(call["stride"] or kernel, rank)}
+        attributes["padding"] = _each(call["padding"], rank)
+        flags = {name: _each(call[name], rank) if name == "dilation" else call[name] for name in numbers}
+        pooled = call.operate(x, kind, **attributes, **flags)
+        return replace(pooled, axes=(*x.axes[:2], *call.spatial(2)))
+
+    return pool
+
+
+def _adaptive(kind: str, rank: int) -> Callable[[Call], Value]:
+    def pool(call: Call) -> Value:
+        x = _grid(call, rank)
+        pooled = call.operate(x, kind, output=_each(call["output_size"], rank))
+        return replace(pooled, axes=(*x.axes[:2], *call.spatial(2)))
+
+    return pool
+
+
+def mean(call: Call) -> Value:
+    """aten.mean over the whole grid is global average pooling."""
+    x = call.activation("self")
+    dims = {d % len(x.axes) for d in call["dim"] or range(len(x.axes))}
+    if dims != set(range(2, len(x.axes))) or x.taps:
+        raise call.unsupported(f"there is a rule for the mean over all image axes only, not over axes {sorted(dims)}")
+    call.channels(x, 1)
+    pooled = call.operate(x, "adaptive_avg_pool", output=(1,) * len(dims))
+    return replace(pooled, axes=(*x.axes[:2], *call.spatial(2)))
+
+
+def _grid(call: Call, rank: int) -> Value:
+    x = call.activation("self" if "self" in call.arguments else "input")
+    if len(x.axes) != rank + 2:
+        raise call.unsupported(f"expected {rank + 2} axes (samples, channels, grid), found {len(x.axes)}")
+    call.channels(x, 1)
+    return x
+
+
+def _each(number: int | list[int], rank: int) -> tuple[int, ...]:
+    numbers = [number] if isinstance(number, int) else list(number)
+    return tuple(numbers * rank if len(numbers) == 1 else numbers)
+
+
+RULES = {
+    "aten.mean": mean,
+    **{f"aten.max_pool{n}d": _pool("max_pool", n, ("dilation", "ceil_mode")) for n in (1, 2, 3)},
+    **{f"aten.avg_pool{n}d": _pool("avg_pool", n, ("ceil_mode", "count_include_pad")) for n in (1, 2, 3)},
+    **{f"aten.adaptive_avg_pool{n}d": _adaptive("adaptive_avg_pool", n) for n in (1, 2, 3)},
+}

@@ -1,0 +1,235 @@
+"""nn.Module -> exported operator graph -> axis types -> Template. Operators are known to `rules/` alone."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
+from torch.fx import Node
+
+from metanet.arch import rules
+from metanet.arch.axes import Axis, factors_of, fixed, free, resolve
+from metanet.arch.certificate import certify
+from metanet.arch.record import Call, Record, SpaceDraft, UnsupportedOperator, Value
+from metanet.arch.symmetry import Part, Permutation, Symmetry
+from metanet.arch.template import Space, Template
+
+__all__ = ["UnsupportedOperator", "trace"]
+
+_PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
+
+
+def trace(module: nn.Module, *example_inputs: Any) -> Template:
+    """The parameter graph of a module and its symmetry, as the module computes in eval mode.
+
+    The module is not changed, and none of its values enters the template; the sizes of the example inputs do.
+
+    Raises:
+        UnsupportedOperator: an operator without a rule, or used in a way that its rule does not know.
+        ValueError: a parameter or buffer that no operator reads, tied weights, or a module that torch cannot export.
+    """
+    _refuse_tied_weights(module)
+    with _eval_mode(module), torch.no_grad():
+        try:
+            program = torch.export.export(module, example_inputs, strict=False)
+        except Exception as error:
+            raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {error}") from error
+    record = Record()
+    entries = _walk(program.graph, program.graph_signature, dict(module.state_dict()), record)
+    read = {name: value for name, value in entries.items() if name in record.represented}
+    unread = sorted(entries.keys() - read.keys())
+    if unread:
+        raise ValueError(
+            f"{type(module).__name__}: no operator reads {', '.join(unread)} in eval mode, so the graph would not hold "
+            "them. Remove them from the module, or trace the part of it that uses them."
+        )
+    if not record.blocks:
+        raise ValueError(f"{type(module).__name__} has no weight tensor, so there is nothing to make a graph of.")
+    certify(record.equations, record.scopes)
+    return Template(
+        spaces=tuple(_space(draft) for draft in record.spaces),
+        blocks=tuple(record.blocks),
+        links=tuple(record.links),
+        symmetry=_symmetry(read),
+        shapes={name: value.shape for name, value in read.items()},
+    )
+
+
+def _refuse_tied_weights(module: nn.Module) -> None:
+    seen: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        first = seen.setdefault(id(parameter), name)
+        if first != name:
+            raise ValueError(f"{name!r} and {first!r} are one tensor (tied weights), for which there is no rule yet")
+
+
+@contextlib.contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode for the export; every submodule gets its own flag back."""
+    before = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, training in before.items():
+            child.training = training
+
+
+def _walk(
+    graph: torch.fx.Graph, signature: ExportGraphSignature, state: Mapping[str, Tensor], record: Record
+) -> dict[str, Value]:
+    """Applies the operators' rules in order; the entries of the state_dict as values."""
+    kinds = {spec.arg.name: spec for spec in signature.input_specs}
+    values: dict[Node, Value] = {}
+    entries: dict[str, Value] = {}
+    for number, node in enumerate(graph.nodes):
+        if node.op == "placeholder":
+            spec = kinds[node.name]
+            if spec.kind in _PARAMETERS and spec.target in state:
+                shape = state[spec.target].shape
+                value = Value(tuple(free(size) for size in shape), entry=spec.target)
+                if not (spec.target.endswith("num_batches_tracked") and not shape):
+                    entries[spec.target] = value
+            elif spec.kind is InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor):
+                record.spaces.append(SpaceDraft(_unique("input", record), "input"))
+                axes = tuple(fixed(size) for size in node.meta["val"].shape)
+                value = Value(axes, space=len(record.spaces) - 1, shared=len(node.users) > 1)
+            else:
+                continue  # a constant or an unused input: an operator that reads it says that it has no rule for it
+            values[node] = replace(value, storage=number)
+        elif node.op == "call_function":
+            values[node] = _apply(node, number, values, record)
+    _finish_outputs(graph, signature, values, record)
+    record.scopes.extend(value.axes for value in values.values())
+    return entries
+
+
+def _apply(node: Node, number: int, values: dict[Node, Value], record: Record) -> Value:
+    """The value of one operator call, by its rule."""
+    call = _call(node, values, record)
+    rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_")) or rules.BY_OPERATOR.get(call.operator)
+    if rule is None:
+        raise call.unsupported(
+            "no rule for this operator. Add one to a file in metanet/arch/rules/ (docs/add-a-layer.md tells how)."
+        )
+    read = [values[argument] for argument in node.all_input_nodes if argument in values]
+    value = rule(call)
+    inherited = any(one.shared and one.space == value.space for one in read)
+    value = replace(
+        value,
+        shared=inherited or len(node.users) > 1,
+        storage=number if value.storage is None else value.storage,
+    )
+    if call.operator.endswith("_"):
+        _overwrite(node, value, values, call)
+    return value
+
+
+def _overwrite(node: Node, value: Value, values: dict[Node, Value], call: Call) -> None:
+    """After an in-place operator later readers of its argument see the result; an alias of the argument is refused."""
+    target = node.args[0]
+    assert isinstance(target, Node)
+    storage, later = values[target].storage, False
+    for other in node.graph.nodes:
+        later = later or other is node
+        if not later or other is node:
+            continue
+        for read in other.all_input_nodes:
+            if read is not target and read is not node and read in values and values[read].storage == storage:
+                raise call.unsupported(f"it changes {target.name!r} in place while {read.name!r} shares its memory")
+    values[target] = value
+
+
+def _call(node: Node, values: Mapping[Node, Value], record: Record) -> Call:
+    """The node's arguments by the names of the operator's schema, with its defaults."""
+
+    def known(argument: Any) -> Any:
+        if isinstance(argument, Node):
+            return values.get(argument, argument)
+        if isinstance(argument, list | tuple):
+            return [known(item) for item in argument]
+        return argument
+
+    schema = getattr(node.target, "_schema", None)
+    output = node.meta.get("val")
+    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+    arguments: dict[str, Any] = {}
+    if schema is not None:
+        for position, parameter in enumerate(schema.arguments):
+            given = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name, _ABSENT)
+            arguments[parameter.name] = parameter.default_value if given is _ABSENT else known(given)
+    operator = ".".join(str(node.target).split(".")[:2]) if schema is not None else str(node.target)
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    return Call(operator, path, _source(node), arguments, shape, record)
+
+
+_ABSENT = object()
+
+
+def _source(node: Node) -> str:
+    """The innermost line of the user's code that made this call, as "file.py:12"."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [line for line in lines if "/torch/nn/" not in line[0]] or lines
+    return f"{own[-1][0]}:{own[-1][1]}" if own else ""
+
+
+def _unique(name: str, record: Record) -> str:
+    count = sum(draft.role == "input" for draft in record.spaces)
+    return name if count == 0 else f"{name}:{count + 1}"
+
+
+def _finish_outputs(
+    graph: torch.fx.Graph, signature: ExportGraphSignature, values: Mapping[Node, Value], record: Record
+) -> None:
+    """The order of the network's outputs is fixed, and their spaces are output spaces."""
+    outputs = {spec.arg.name for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT}
+    for node, value in values.items():
+        if node.name in outputs:
+            Call("output", "", "", {}, value.shape, record).pin(*value.axes)
+            if value.space is not None and record.spaces[value.space].role == "hidden":
+                record.spaces[value.space].role = "output"
+
+
+def _space(draft: SpaceDraft) -> Space:
+    size = 1 if draft.axis is None else draft.axis.size
+    is_fixed = draft.axis is None or all(factor.fixed for factor in factors_of([draft.axis]))
+    return Space(draft.name, size, draft.role, is_fixed, tuple(draft.operations), dict(draft.vectors))
+
+
+def _symmetry(entries: Mapping[str, Value]) -> Symmetry:
+    """The certified axis types of the entries; an axis on which nothing moves and that no key is on has no parts."""
+    axes = {name: [resolve(one) for one in value.axes] for name, value in entries.items()}
+    factors = factors_of(one for resolved in axes.values() for one in resolved)
+    needed = {id(f) for f in factors if not f.fixed and f.size > 1}
+    needed |= {id(key) for factor in factors if id(factor) in needed for key in factor.keys}
+    kept = {name: [one if _meets(one, needed) else Axis(()) for one in resolved] for name, resolved in axes.items()}
+    listed = factors_of(one for resolved in kept.values() for one in resolved)
+    number = {id(factor): i for i, factor in enumerate(listed)}
+    permutations = tuple(
+        Permutation(f.size, () if f.fixed else tuple(number[id(key)] for key in f.keys), f.fixed) for f in listed
+    )
+    parts = {name: tuple(_parts(one, number) for one in resolved) for name, resolved in kept.items()}
+    return Symmetry(permutations, parts)
+
+
+def _meets(one: Axis, needed: set[int]) -> bool:
+    return any(id(factor) in needed for segment in one.segments for factor in segment.factors)
+
+
+def _parts(one: Axis, number: Mapping[int, int]) -> tuple[Part, ...]:
+    parts = []
+    for segment in one.segments:
+        factors = tuple(number[id(factor)] for factor in segment.factors)
+        positions = segment.positions.reshape(-1)
+        start = int(positions[0])
+        consecutive = (positions == np.arange(start, start + len(positions))).all()
+        parts.append(Part(factors, start) if consecutive else Part(factors, 0, tuple(positions.tolist())))
+    return tuple(parts)
