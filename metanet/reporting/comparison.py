@@ -1,0 +1,175 @@
+"""Runs side by side: which may be compared, and their scores with intervals. All numbers of the report come from here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from metanet import metrics
+from metanet.metrics import Predictions
+from metanet.reporting.record import Record
+from metanet.targets import Target
+
+CONTROLS = ("statistics", "architecture_only", "metadata_only", "shuffled_weights", "majority")
+REFERENCE = "gnn"  # what the others are compared with, pair by pair, if it is there
+LEVEL, RESAMPLES = 0.95, 2000
+WORST = -1.0  # what an R2 counts at least in a mean over targets, as in metrics.mean_score
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A mean over seeds: its value, the 95% interval, every seed's own value, and the bootstrap behind the interval."""
+
+    value: float
+    seeds: tuple[float, ...]
+    resampled: Float[np.ndarray, " resamples"] = field(repr=False)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        return _interval(self.resampled)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over seeds; nan with a single one."""
+        return float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else float("nan")
+
+    def overlaps(self, other: Score) -> bool:
+        return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """One model's score minus another's on the same resampled nets."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """better | worse, where the interval leaves out 0, else unclear."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "unclear"
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """All seeds of one model (with its overrides) on one zoo, split and target set."""
+
+    name: str
+    runs: tuple[Record, ...]
+    scores: Mapping[str, Score]  # by target
+    mean: Score
+
+    @property
+    def control(self) -> bool:
+        return self.runs[0].model in CONTROLS
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Models that saw the same nets, targets and split, best mean score first, controls last."""
+
+    conditions: Mapping[str, str]
+    targets: tuple[Target, ...]
+    entries: tuple[Entry, ...]
+    num_nets: int  # test nets, of which every snapshot counts
+    num_lineages: int
+
+    @property
+    def reference(self) -> Entry:
+        """`gnn` where it takes part, else the model with the best mean."""
+        return next((entry for entry in self.entries if entry.name == REFERENCE), self.entries[0])
+
+    def best(self, target: str | None = None) -> Entry:
+        """The entry with the highest score of a target, or of the mean over targets."""
+        return max(self.entries, key=lambda entry: np.nan_to_num(score_of(entry, target).value, nan=-np.inf))
+
+
+def score_of(entry: Entry, target: str | None) -> Score:
+    """The score of a target, or of the mean over targets for None."""
+    return entry.mean if target is None else entry.scores[target]
+
+
+def difference(entry: Entry, other: Entry, target: str | None = None) -> Difference:
+    """`entry` minus `other`, with the interval of the paired bootstrap: both are scored on the same resampled nets."""
+    one, two = score_of(entry, target), score_of(other, target)
+    return Difference(one.value - two.value, *_interval(one.resampled - two.resampled))
+
+
+def compare(records: Iterable[Record], split: str = "test") -> list[Comparison]:
+    """A comparison for every set of finished runs that may be compared: same zoo, split, targets and test nets.
+
+    Raises:
+        ValueError: two runs of one model have the same seed, or a run has no predictions on `split`.
+    """
+    alike: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for record in records:
+        if record.result is not None:
+            alike.setdefault(tuple(_conditions(record, split).items()), []).append(record)
+    return [_comparison(dict(key), group, split) for key, group in sorted(alike.items())]
+
+
+def _conditions(record: Record, split: str) -> dict[str, str]:
+    """What has to be equal for two runs to stand in one table, in words."""
+    digest = hashlib.sha256()
+    for target in record.targets:
+        found = record.predictions(target, split)
+        if not len(found.true):
+            raise ValueError(
+                f"{record.path}: predictions.parquet has no rows of target {target.name!r} in split {split!r}. "
+                f"Choose another split=, or train the run again."
+            )
+        digest.update(np.ascontiguousarray(found.lineage).tobytes() + np.ascontiguousarray(found.true).tobytes())
+    nets, lineages = len(found.true), len(np.unique(found.lineage))
+    return {
+        "zoo": record.zoo,
+        "split": record.split,
+        "snapshots": record.snapshots,
+        "targets": ", ".join(target.name for target in record.targets),
+        f"{split} nets": f"{nets:,} nets of {lineages:,} lineages, fingerprint {digest.hexdigest()[:8]}",
+    }
+
+
+def _comparison(conditions: Mapping[str, str], records: Sequence[Record], split: str) -> Comparison:
+    by_name: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: (record.seed, str(record.path))):
+        by_name.setdefault(record.name, []).append(record)
+    targets = records[0].targets
+    entries = []
+    for name, runs in by_name.items():
+        for one, two in zip(runs, runs[1:], strict=False):
+            if one.seed == two.seed:
+                raise ValueError(
+                    f"{one.path} and {two.path}: two runs of {name} with seed {one.seed} on the same nets. "
+                    f"Point runs= at the folder of one of them, or remove the other."
+                )
+        entries.append(_entry(name, runs, targets, split))
+    entries.sort(key=lambda entry: (entry.control, -np.nan_to_num(entry.mean.value, nan=-np.inf), entry.name))
+    found = records[0].predictions(targets[0], split)
+    return Comparison(conditions, targets, tuple(entries), len(found.true), len(np.unique(found.lineage)))
+
+
+def _entry(name: str, runs: Sequence[Record], targets: Sequence[Target], split: str) -> Entry:
+    scores = {}
+    for target in targets:
+        found: list[Predictions] = [run.predictions(target, split) for run in runs]
+        seeds = tuple(metrics.score(target, predictions) for predictions in found)
+        scores[target.name] = Score(float(np.mean(seeds)), seeds, metrics.resampled(target, found, resamples=RESAMPLES))
+    mean = Score(
+        float(np.mean([max(score.value, WORST) for score in scores.values()])),
+        tuple(np.maximum([score.seeds for score in scores.values()], WORST).mean(0).tolist()),
+        np.maximum([score.resampled for score in scores.values()], WORST).mean(0),
+    )
+    return Entry(name, tuple(runs), scores, mean)
+
+
+def _interval(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,205 @@
+"""A comparison in words and tables: the same for the terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metanet.reporting.comparison import LEVEL, RESAMPLES, Comparison, difference, score_of
+from metanet.reporting.record import Record
+from metanet.reporting.tables import Cell, Column, Table
+from metanet.targets import Target
+
+MEAN = "mean over targets"
+HOW_TO_READ = (
+    (
+        "a score",
+        "Accuracy for a target with classes, R² for a number (on log10 where the table says so). 1 is perfect. "
+        "The majority model shows what accuracy costs nothing; an R² of 0 is what the mean of the test nets would get.",
+    ),
+    (
+        "small print",
+        "The 95% interval over nets and seeds, and the standard deviation between seeds. A narrow spread "
+        "between seeds says that training is stable, not that the score would hold on other nets: the interval does.",
+    ),
+    (
+        "bold",
+        "The highest score of the row. Overlapping intervals do not mean that two models are equal: both are "
+        "tested on the same nets, so the paired differences tell more.",
+    ),
+    (
+        "paired differences",
+        "Green or red where the interval leaves out 0. No correction for the number of comparisons: "
+        "of twenty, one is expected to stand out by chance.",
+    ),
+    (
+        "controls",
+        "What needs no reading of weights as a graph: the most frequent class, the architecture alone, simple "
+        "statistics of each layer. A model that does not pass them has not learned from structure.",
+    ),
+    (
+        "the mean",
+        "Over targets, with accuracy and R² side by side and an R² below −1 counted as −1. It ranks models on "
+        "one set of targets and means nothing beside a mean over others.",
+    ),
+)
+
+
+def title(each: Comparison) -> str:
+    return each.conditions["zoo"].rstrip("/").rsplit("/", 1)[-1]
+
+
+def summary(each: Comparison, split: str) -> str:
+    """What was compared, and who won, in two sentences."""
+    best = each.best()
+    low, high = best.mean.interval
+    snapshots = "" if each.num_nets == each.num_lineages else f" ({each.num_nets:,} snapshots)"
+    controls = sum(entry.control for entry in each.entries)
+    return (
+        f"{len(each.entries) - controls} models and {controls} controls on {len(each.targets)} targets, scored on "
+        f"{each.num_lineages:,} {split} nets{snapshots} that none of them was trained on. Best mean over targets: "
+        f"{best.name} with {number(best.mean.value)} ({number(low)} to {number(high)})."
+    )
+
+
+def warnings(comparisons: Sequence[Comparison], unfinished: Sequence[Record]) -> list[str]:
+    """Runs that are left out, and why runs could not be put into one table."""
+    lines = []
+    if unfinished:
+        names = ", ".join(str(record.path) for record in unfinished)
+        lines.append(
+            f"{len(unfinished)} unfinished, not in any table: {names}. The command that began a run goes on with it."
+        )
+    if len(comparisons) > 1:
+        keys = dict.fromkeys(key for each in comparisons for key in each.conditions)
+        differing = []
+        for key in keys:
+            values = [each.conditions.get(key, "none") for each in comparisons]
+            if len(set(values)) > 1:
+                differing.append(f"{key}: " + "; ".join(f"({n}) {value}" for n, value in enumerate(values, 1)))
+        lines.append(
+            f"These runs cannot be put into one table, because they did not see the same nets, targets and split. "
+            f"There are {len(comparisons)} comparisons, which must not be read across. " + " | ".join(differing)
+        )
+    for each in comparisons:
+        seeds = {tuple(run.seed for run in entry.runs) for entry in each.entries}
+        if len(seeds) > 1:
+            found = ", ".join(f"{entry.name} {len(entry.runs)}" for entry in each.entries)
+            lines.append(
+                f"{title(each)}: models were trained with different numbers of seeds or other seeds ({found})."
+            )
+    return lines
+
+
+def measured(each: Comparison, split: str) -> list[tuple[str, str]]:
+    """How the numbers came about: (subject, sentence) pairs."""
+    return [
+        ("zoo", f"{each.conditions['zoo']}, snapshots: {each.conditions['snapshots']}"),
+        (
+            "split",
+            f"By lineage, {each.conditions['split']}: all snapshots of one training run are on the same side. "
+            f"{split} part: {each.conditions[split + ' nets']}, the same for every model here.",
+        ),
+        (
+            "fairness",
+            "Normalisers are fitted on training nets. Epochs are chosen on the validation part, never on test.",
+        ),
+        (
+            "intervals",
+            f"Percentile bootstrap, {LEVEL:.0%}, {RESAMPLES:,} resamples of whole lineages (equally for every model) "
+            f"and of seeds. Differences are taken resample by resample.",
+        ),
+        ("commands", "\n".join(run.command for entry in each.entries for run in entry.runs)),
+    ]
+
+
+def scores(each: Comparison) -> Table:
+    """Targets by models: score, interval, spread over seeds; who is best, and whose interval reaches the best one's."""
+    columns = [Column("target")]
+    columns += [Column(entry.name, "controls" if entry.control else "models") for entry in each.entries]
+    columns.append(Column("best", "reading", prose=True))
+    rows = []
+    for target in (None, *each.targets):
+        name = None if target is None else target.name
+        best = each.best(name)
+        row = [Cell(MEAN if target is None else target.name, (kind(target),))]
+        for entry in each.entries:
+            score = score_of(entry, name)
+            low, high = score.interval
+            small = [f"{number(low)} to {number(high)}"]
+            if len(score.seeds) > 1:
+                small.append(f"seeds ±{number(score.spread)}")
+            meaning = "best" if entry is best else ""
+            row.append(Cell(number(score.value), tuple(small), meaning, max(0.0, float(np.nan_to_num(score.value)))))
+        near = [e.name for e in each.entries if e is not best and score_of(e, name).overlaps(score_of(best, name))]
+        row.append(Cell(best.name, (f"overlaps {', '.join(near)}" if near else "clear of all others",)))
+        rows.append(row)
+    return Table(columns, rows, frozenset({0}))
+
+
+def differences(each: Comparison) -> Table:
+    """The reference model minus every other: the mean over targets and every target, by the paired bootstrap."""
+    reference = each.reference
+    others = [entry for entry in each.entries if entry is not reference]
+    columns = [Column("target")]
+    columns += [Column(f"− {entry.name}", "controls" if entry.control else "models") for entry in others]
+    rows = []
+    for target in (None, *each.targets):
+        name = None if target is None else target.name
+        row = [Cell(MEAN if target is None else target.name)]
+        for entry in others:
+            found = difference(reference, entry, name)
+            meaning = found.verdict if found.verdict != "unclear" else ""
+            row.append(Cell(signed(found.value), (f"{signed(found.low)} to {signed(found.high)}",), meaning))
+        rows.append(row)
+    return Table(columns, rows, frozenset({0}))
+
+
+def costs(each: Comparison) -> Table:
+    """What every model took: parameters, epochs, seconds, seeds, machine, commit."""
+    names = ("parameters", "epochs", "best epoch", "seconds a run", "seeds")
+    columns = [Column("model"), *map(Column, names), Column("machine", prose=True), Column("commit", prose=True)]
+    rows = []
+    for entry in each.entries:
+        runs = entry.runs
+        rows.append(
+            [
+                Cell(entry.name),
+                Cell(span([run.of_result("parameters") for run in runs])),
+                Cell(span([run.epochs for run in runs])),
+                Cell(span([run.of_result("best_epoch") for run in runs])),
+                Cell(span([run.of_result("seconds") for run in runs])),
+                Cell(", ".join(str(run.seed) for run in runs)),
+                Cell("; ".join(dict.fromkeys(str(run.of_result("machine") or "unknown") for run in runs))),
+                Cell(", ".join(dict.fromkeys(str(run.of_result("commit") or "unknown") for run in runs))),
+            ]
+        )
+    return Table(columns, rows)
+
+
+def kind(target: Target | None) -> str:
+    if target is None:
+        return "accuracies and R²"
+    if target.kind == "classification":
+        return f"accuracy, {target.width} classes"
+    return "R² on log10" if target.log else "R²"
+
+
+def number(value: float) -> str:
+    return "n/a" if not np.isfinite(value) else f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    return "n/a" if not np.isfinite(value) else f"{value:+.3f}".replace("-", "−")
+
+
+def span(values: Sequence[float | None]) -> str:
+    """One number, or the lowest and the highest."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    texts = dict.fromkeys(
+        f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}" for value in (min(known), max(known))
+    )
+    return " to ".join(texts)

@@ -1,0 +1,162 @@
+"""What a run left behind, read without its zoo and without building its model: all that the report needs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from metanet import metrics, runs
+from metanet.metrics import Predictions
+from metanet.targets import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A run folder: its settings and its result; predictions and log are read when asked for."""
+
+    path: Path
+    config: Mapping[str, Any]
+    result: Mapping[str, Any] | None  # None until the run has finished
+
+    @property
+    def name(self) -> str:
+        """The model and what was changed of it: the folder's name without the seed."""
+        return re.sub(r"-seed\d+$", "", self.path.name)
+
+    @property
+    def model(self) -> str:
+        """The model's own name, such as gnn, whatever was changed of it."""
+        return str(self.config["model"]["_target_"]).split(".")[-2]
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def zoo(self) -> str:
+        return str(self.config["zoo"])
+
+    @property
+    def split(self) -> str:
+        """The split's settings, such as "valid=0.15, test=0.15"."""
+        return _settings(self.config.get("split"))
+
+    @property
+    def snapshots(self) -> str:
+        return str(self.config.get("snapshots", "all"))
+
+    def of_result(self, key: str) -> Any:
+        """parameters, seconds, best_epoch, machine, commit, ...; None where the run did not note it."""
+        return (self.result or {}).get(key)
+
+    @property
+    def command(self) -> str:
+        """What trains this run again."""
+        return str(self.of_result("command") or f"see {self.path / runs.CONFIG}")
+
+    @property
+    def epochs(self) -> int | None:
+        """The last epoch of the log; none for a model that is fitted in one go."""
+        return int(max(epoch for epoch, _, _ in self.losses)) if self.losses else None
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        raw = _json(self.path / runs.SCHEMA)["targets"]
+        return tuple(
+            Target(**{key: tuple(value) if isinstance(value, list) else value for key, value in target.items()})
+            for target in raw
+        )
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The stored predictions, a row per split, net, step and target."""
+        path = self.path / runs.PREDICTIONS
+        try:
+            return pq.read_table(path, columns=["split", "net", "lineage", "step", "target", "true", "predicted"])
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path}: missing, though the run has finished. {_AGAIN}") from None
+        except (pa.ArrowInvalid, KeyError) as error:
+            raise ValueError(f"{path}: not a table of predictions ({str(error).splitlines()[0]}). {_AGAIN}") from error
+
+    def predictions(self, target: Target, split: str) -> Predictions:
+        return metrics.predictions_of(self.table, target, split)
+
+    @cached_property
+    def losses(self) -> list[tuple[float, float | None, float | None]]:
+        """(epoch, training loss, validation loss) of every epoch that was logged."""
+        path = self.path / runs.LOG
+        rows = []
+        for place, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {place}: not JSON ({error.msg}). {_AGAIN}") from error
+            if "epoch" in row:
+                rows.append((row["epoch"], _number(row.get("train_loss")), _number(row.get("valid_loss"))))
+        return rows
+
+
+_AGAIN = "Train it again with the same command and force=true, or remove its folder."
+
+
+def find(folder: Path) -> list[Record]:
+    """Every run at or below `folder`, by path.
+
+    Raises:
+        FileNotFoundError: no such folder, or no run in it.
+        ValueError: a config or result that cannot be read.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of runs. Train first: python -m metanet.train zoo=zoos/NAME")
+    paths = (path.parent for path in folder.rglob(runs.CONFIG))
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder}: no run in it (a folder with a config.yaml). Train first: python -m metanet.train zoo=zoos/NAME"
+        )
+    return [_record(path) for path in sorted(paths, key=_natural)]
+
+
+def _record(path: Path) -> Record:
+    try:
+        config = yaml.safe_load((path / runs.CONFIG).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path / 'config.yaml'}: not YAML ({str(error).splitlines()[0]}). {_AGAIN}") from error
+    missing = [key for key in ("model", "zoo", "seed") if key not in (config or {})]
+    if missing:
+        raise ValueError(f"{path / 'config.yaml'}: lacks {', '.join(missing)}, so it is no run's. {_AGAIN}")
+    return Record(path, config, runs.result_of(path))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: missing, though the run has finished. {_AGAIN}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}). {_AGAIN}") from error
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _settings(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={item}" for key, item in value.items() if item is not None)
+    return str(value)
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """seed2 before seed10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", str(path))]
