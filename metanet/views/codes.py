@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from metanet.arch.depth import depths, heights
-from metanet.arch.template import VECTOR_ROLES, Operation, Space, Template
+from metanet.arch.template import VECTOR_ROLES, Block, Operation, Space, Template
 from metanet.views.once import once_per_object
 from metanet.views.taps import grid_of
 
@@ -23,44 +23,50 @@ Device = torch.device | str | None
 
 POSITION_CODES = 16  # bits of a fixed node's position: up to 65,536 input features or classes
 
-_POOL = {"kernel": 1, "stride": 1, "padding": 0, "ceil_mode": False}
-# Each kind of operation with its attributes and torch's defaults for them.
-OPERATIONS: dict[str, dict[str, Any]] = {
-    "bias": {},
-    "batch_norm": {"eps": 1e-5},
-    "layer_norm": {"eps": 1e-5},
-    "group_norm": {"eps": 1e-5, "groups": 1},
-    "instance_norm": {"eps": 1e-5},
-    "rms_norm": {"eps": 1e-6},
-    "relu": {},
-    "relu6": {},
-    "leaky_relu": {"negative_slope": 0.01},
-    "elu": {"alpha": 1.0},
-    "celu": {"alpha": 1.0},
-    "selu": {},
-    "gelu": {"approximate": "none"},
-    "silu": {},
-    "mish": {},
-    "sigmoid": {},
-    "log_sigmoid": {},
-    "tanh": {},
-    "softplus": {"beta": 1.0, "threshold": 20.0},
-    "softsign": {},
-    "hardtanh": {"min_val": -1.0, "max_val": 1.0},
-    "hardswish": {},
-    "hardsigmoid": {},
-    "softmax": {},
-    "log_softmax": {},
-    "max_pool": {**_POOL, "dilation": 1},
-    "avg_pool": {**_POOL, "count_include_pad": True, "divisor_override": 0},
-    "adaptive_avg_pool": {"output_size": 1},
-    "adaptive_max_pool": {"output_size": 1},
-    "hidden": {},
+_POOL = ("kernel", "stride", "padding", "ceil_mode")
+# Each kind of operation that a rule of metanet/arch/rules may write, with its attributes.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "bias": (),
+    "batch_norm": ("eps",),
+    "relu": (),
+    "relu6": (),
+    "leaky_relu": ("negative_slope",),
+    "elu": ("alpha", "scale", "input_scale"),
+    "celu": ("alpha",),
+    "selu": (),
+    "gelu": ("approximate",),
+    "silu": (),
+    "mish": (),
+    "sigmoid": (),
+    "log_sigmoid": (),
+    "tanh": (),
+    "hardtanh": ("min_val", "max_val"),
+    "hardsigmoid": (),
+    "hardswish": (),
+    "softplus": ("beta", "threshold"),
+    "softshrink": ("lambd",),
+    "hardshrink": ("lambd",),
+    "threshold": ("threshold", "value"),
+    "sin": (),
+    "cos": (),
+    "exp": (),
+    "abs": (),
+    "neg": (),
+    "square": (),
+    "sqrt": (),
+    "add": ("value",),
+    "mul": ("value",),
+    "div": ("value",),
+    "max_pool": (*_POOL, "dilation"),
+    "avg_pool": (*_POOL, "count_include_pad"),
+    "adaptive_avg_pool": ("output",),
+    "hidden": (),
 }
-_SPATIAL = {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1, "output_size": 1}  # value of an absent height
+_SPATIAL = {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1, "output": 1}  # along an axis that is not there
+_MOST_OPERATIONS = 24  # float32 holds the binary fraction of their order
 _ROLES = ("input", "hidden", "output")
 _BLOCK_KINDS = ("conv", "linear", "flatten")
-_BLOCK_ATTRIBUTES = {"stride": 1, "padding": 0, "dilation": 1}
+_SIDES = ("top", "bottom", "left", "right")
 
 
 def _columns_of(attribute: str) -> tuple[str, ...]:
@@ -77,12 +83,13 @@ SPACE_COLUMNS: tuple[str, ...] = (
     *(f"has.{role}" for role in VECTOR_ROLES),
     *(f"does.{kind}" for kind in OPERATIONS),
     *(f"order.{kind}" for kind in OPERATIONS),
-    *(f"{kind}.{c}" for kind, defaults in OPERATIONS.items() for name in defaults for c in _columns_of(name)),
+    *(f"{kind}.{column}" for kind, names in OPERATIONS.items() for name in names for column in _columns_of(name)),
 )
 BLOCK_COLUMNS: tuple[str, ...] = (
     *(f"kind.{kind}" for kind in _BLOCK_KINDS),
     "tap_axes",
-    *(c for name in ("kernel", *_BLOCK_ATTRIBUTES) for c in _columns_of(name)),
+    *(column for name in ("kernel", "stride", "dilation") for column in _columns_of(name)),
+    *(f"padding_{side}" for side in _SIDES),
     "log2_groups",
     "log2_fan_in",
     "log2_fan_out",
@@ -142,16 +149,7 @@ def block_codes(template: Template, device: Device = None) -> Float32[Tensor, "b
             "from_input": float(template.spaces[block.source].role == "input"),
             "to_output": float(template.spaces[block.target].role == "output"),
         }
-        kernel = grid_of(block.taps, f"block {block.name!r}")
-        settings = {"kernel": kernel, **_BLOCK_ATTRIBUTES, **block.attributes}
-        if settings["padding"] == "same":  # torch pads by half of the kernel's reach on average, more at the end
-            reach = zip(kernel, _pair("dilation", settings["dilation"]), strict=True)
-            settings["padding"] = tuple((size - 1) * step / 2 for size, step in reach)
-        for name, value in settings.items():
-            if name != "kernel" and name not in _BLOCK_ATTRIBUTES:
-                raise ValueError(f"block {block.name!r}: no code for attribute {name!r} = {value!r}")
-            row |= _attribute_codes(f"block {block.name!r}", name, value)
-        rows.append(row)
+        rows.append(row | _kernel_codes(block))
     return _table(rows, BLOCK_COLUMNS).to(device)
 
 
@@ -176,27 +174,45 @@ def _operation_codes(space: Space) -> dict[str, float]:
     row: dict[str, float] = {}
     seen: dict[str, Operation] = {}
     for place, operation in enumerate(space.operations):
-        kind, where = operation.kind, f"space {space.name!r}, operation {operation.kind!r}"
+        kind, attributes = operation.kind, operation.attributes
+        where = f"space {space.name!r}, operation {kind!r}"
         if kind not in OPERATIONS:
             raise ValueError(f"{where}: no code for this kind; known: {', '.join(OPERATIONS)}")
-        unknown = set(operation.attributes) - set(OPERATIONS[kind])
-        if unknown:
-            raise ValueError(f"{where}: no code for attribute {', '.join(sorted(unknown))}")
-        if dict(seen.setdefault(kind, operation).attributes) != dict(operation.attributes):
+        if set(attributes) != set(OPERATIONS[kind]):
+            expected = ", ".join(OPERATIONS[kind]) or "none"
+            raise ValueError(f"{where}: found attributes {', '.join(attributes) or 'none'}, expected {expected}")
+        if dict(seen.setdefault(kind, operation).attributes) != dict(attributes):
             raise ValueError(
                 f"{where}: occurs twice on one space with different attributes, which one code cannot hold"
             )
         row[f"does.{kind}"] = 1.0
         row[f"order.{kind}"] = row.get(f"order.{kind}", 0.0) + 2.0 ** -(place + 1)
-        for name, value in {**OPERATIONS[kind], **operation.attributes}.items():
+        for name, value in attributes.items():
             row |= {f"{kind}.{column}": code for column, code in _attribute_codes(where, name, value).items()}
+    if len(space.operations) > _MOST_OPERATIONS:
+        raise ValueError(
+            f"space {space.name!r}: {len(space.operations)} operations, expected at most {_MOST_OPERATIONS}"
+        )
+    return row
+
+
+def _kernel_codes(block: Block) -> dict[str, float]:
+    where, attributes = f"block {block.name!r}", dict(block.attributes)
+    row = _attribute_codes(where, "kernel", grid_of(block.taps, where))
+    for name in ("stride", "dilation"):
+        row |= _attribute_codes(where, name, attributes.pop(name, (1,)))
+    padding = (0, 0, 0, 0, *attributes.pop("padding", ()))[-4:]  # a 1-D kernel is a row: it has a left and a right
+    row |= {f"padding_{side}": math.log2(1 + size) for side, size in zip(_SIDES, padding, strict=True)}
+    if attributes:
+        raise ValueError(f"{where}: no code for attribute {', '.join(attributes)}")
     return row
 
 
 def _attribute_codes(where: str, name: str, value: Any) -> dict[str, float]:
     try:
         if name in _SPATIAL:
-            return {c: math.log2(1 + v) for c, v in zip(_columns_of(name), _pair(name, value), strict=True)}
+            pair = (_SPATIAL[name], *value)[-2:]  # of one axis it is the width
+            return {column: math.log2(1 + size) for column, size in zip(_columns_of(name), pair, strict=True)}
         if name == "eps":
             return {name: math.log10(max(value, 1e-30)) / 5}
         if name == "approximate":  # gelu's only choice
@@ -204,14 +220,6 @@ def _attribute_codes(where: str, name: str, value: Any) -> dict[str, float]:
         return {name: float(value)}
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{where}: no code for {name} = {value!r}") from error
-
-
-def _pair(name: str, value: Any) -> tuple[float, float]:
-    """(height, width) of a size; one number stands for both, as in torch, and a 1-D size is a width."""
-    values = (value, value) if isinstance(value, int | float) else (_SPATIAL[name], *value)[-2:]
-    if not isinstance(value, int | float) and len(value) > 2:
-        raise ValueError(f"{name} = {value!r}: expected at most 2 axes")
-    return values[0], values[1]
 
 
 def _table(rows: Iterable[Mapping[str, float]], columns: tuple[str, ...]) -> Float32[Tensor, "rows columns"]:

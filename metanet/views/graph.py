@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import networkx
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -38,6 +39,8 @@ __all__ = [
     "block_codes",
     "blocked",
     "fixed_positions",
+    "graph_of",
+    "networkx_of",
     "space_codes",
     "sparse",
     "state_dict_of",
@@ -132,6 +135,50 @@ def state_dict_of(template: Template, graph: Data) -> dict[str, Tensor]:
         entries |= {name: values[:, VECTOR_ROLES.index(role)] for role, name in space.vectors.items()}
     assert set(entries) == set(template.shapes), "the graph and template.shapes hold different entries"
     return entries
+
+
+def graph_of(template: Template, state_dict: Mapping[str, Tensor], bidirectional: bool = False) -> Data:
+    """The sparse graph of one net, from its ordinary state_dict.
+
+    Raises:
+        ValueError: as `sparse`.
+    """
+    return sparse(template, _one_net(state_dict), bidirectional).to_data_list()[0]
+
+
+def networkx_of(template: Template, state_dict: Mapping[str, Tensor]) -> networkx.MultiDiGraph:
+    """The graph of one net for networkx: nodes are numbered as in the sparse graph, an edge's key is its block's name.
+
+    Nodes have `space`, `place` (within the space), `operations` and their vectors ("bias", ...); edges of a block have
+    `kind`, `taps` (the weights, row-major over the kernel) and `weight` (their sum); edges of a link have `kind`.
+
+    Raises:
+        ValueError: as `sparse`.
+    """
+    view = blocked(template, _one_net(state_dict))
+    first = [sum(space.size for space in template.spaces[:i]) for i in range(len(template.spaces))]
+    graph = networkx.MultiDiGraph()
+    for space, start, nodes in zip(template.spaces, first, view.nodes, strict=True):
+        operations = tuple(operation.kind for operation in space.operations)
+        for place, values in enumerate(nodes[0].tolist()):
+            vectors = {role: value for role, value in zip(VECTOR_ROLES, values, strict=True) if role in space.vectors}
+            graph.add_node(start + place, space=space.name, place=place, operations=operations, **vectors)
+    for block, edges in zip(template.blocks, view.edges, strict=True):
+        per_group = block.shape[0] // block.groups
+        for target, sources in enumerate(edges[0].tolist()):
+            for inner, taps in enumerate(sources):
+                source = first[block.source] + target // per_group * block.shape[1] + inner
+                ends = source, first[block.target] + target
+                graph.add_edge(*ends, key=block.name, kind=block.kind, taps=taps, weight=math.fsum(taps))
+    wires = wiring(template)
+    for number, link in enumerate(template.links, start=len(template.blocks)):
+        for source, target in wires.edge_index[:, wires.edge_block == number].T.tolist():
+            graph.add_edge(source, target, key=link.kind, kind=link.kind)
+    return graph
+
+
+def _one_net(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().unsqueeze(0) for name, tensor in state_dict.items()}
 
 
 def _stacked(pattern: str) -> str:

@@ -39,7 +39,7 @@ def tap_layers(block: Block, device: torch.device | str | None = None) -> Int64[
 def slots(height: int, width: int) -> Int64[Tensor, " taps"]:
     """The slot of each position of a height x width grid.
 
-    A side of up to GRID positions is centre-aligned: position (size - 1) // 2, the one that reads the output's own place
+    A side of up to GRID positions is centre-aligned: position (size - 1) // 2, which reads the output's own place
     under torch's "same" padding, lies in the middle. A longer side is cut into GRID bins, so that positions share a
     slot; `bins` tells those apart.
     """

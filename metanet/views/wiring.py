@@ -24,7 +24,8 @@ from metanet.views.codes import (
 from metanet.views.once import once_per_object
 from metanet.views.taps import GRID, bins, grid_of, slots, tap_layers, tap_slots
 
-LINKS = ("identity", "add")  # parameter-free connections of node i with node i
+# Parameter-free connections: of node i with node i; "flatten" of a channel with each of its positions.
+LINKS = ("identity", "add", "mul", "flatten")
 EDGE_TYPES = ("weight", "weight_reversed", *(f"{k}{way}" for k in LINKS for way in ("", "_reversed")))
 NODE_COLUMNS = (*VECTOR_ROLES, *SPACE_COLUMNS, *(f"position.bit{i}" for i in range(POSITION_CODES)))
 EDGE_COLUMNS = (
@@ -125,7 +126,7 @@ def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _
     if link.kind == "flatten" and set(link.attributes) == {"taps", "taps_first"}:
         grid = grid_of(link.attributes["taps"], str(link))
         slot, within = slots(*grid), bins(*grid)
-    elif link.kind in ("identity", "add") and not link.attributes:
+    elif link.kind in ("identity", "add", "mul") and not link.attributes:
         slot, within = None, torch.zeros(1, 2, dtype=torch.long)
     else:
         raise ValueError(f"{link}: the graph has no edges for this link; expected one of {', '.join(LINKS)}")
