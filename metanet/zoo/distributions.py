@@ -16,30 +16,28 @@ from typing import Any
 class Check:
     """What a value must be."""
 
+    kind: type  # how the manifest stores it; float may be drawn from a range
     expected: str  # in words, for the error
     accepts: Callable[[Any], bool]
-    real: bool = False  # a real number: may be drawn from a range, and is stored as float
-    names: tuple[str, ...] = ()  # for "did you mean"
+    names: Collection[str] = ()  # all that is accepted, for "did you mean"
 
     def or_none(self) -> Check:
-        return Check(f"{self.expected} or null", lambda value: value is None or self.accepts(value), self.real)
+        return Check(self.kind, f"{self.expected} or null", lambda value: value is None or self.accepts(value))
 
 
 def one_of(names: Collection[str]) -> Check:
-    return Check(
-        "one of " + ", ".join(names), lambda value: isinstance(value, str) and value in names, False, tuple(names)
-    )
+    return Check(str, "one of " + ", ".join(names), lambda value: isinstance(value, str) and value in names, names)
 
 
 def integer(low: int) -> Check:
-    return Check(f"an integer of at least {low}", lambda value: type(value) is int and value >= low)
+    return Check(int, f"an integer of at least {low}", lambda value: type(value) is int and value >= low)
 
 
 def real(expected: str, accepts: Callable[[float], bool]) -> Check:
-    return Check(expected, lambda value: type(value) in (int, float) and math.isfinite(value) and accepts(value), True)
+    return Check(float, expected, lambda value: type(value) in (int, float) and math.isfinite(value) and accepts(value))
 
 
-BOOLEAN = Check("true or false", lambda value: type(value) is bool)
+BOOLEAN = Check(bool, "true or false", lambda value: type(value) is bool)
 
 
 def draw(distribution: Any, key: int) -> Any:
@@ -66,8 +64,8 @@ def check_distribution(raw: Any, check: Check, where: str) -> Any:
     if isinstance(raw, dict):
         kind, ends = next(iter(raw.items())) if len(raw) == 1 else (None, None)
         form = isinstance(ends, list) and len(ends) == 2 and kind in ("uniform", "log_uniform")
-        if not check.real or not form:
-            ranges = ", {uniform: [low, high]} or {log_uniform: [low, high]}" if check.real else ""
+        if check.kind is not float or not form:
+            ranges = ", {uniform: [low, high]} or {log_uniform: [low, high]}" if check.kind is float else ""
             raise ValueError(f"{where}: found {raw!r}, expected {check.expected}, or a list of such{ranges}")
         low, high = (check_distribution(end, check, where) for end in ends)
         if low > high or (kind == "log_uniform" and low <= 0):
@@ -75,9 +73,9 @@ def check_distribution(raw: Any, check: Check, where: str) -> Any:
         return {kind: [low, high]}
     if isinstance(raw, list):
         check_list(raw, check, where)
-        return [float(value) if check.real else value for value in raw]
+        return [check.kind(value) for value in raw]
     check_value(raw, check, where)
-    return float(raw) if check.real else raw
+    return check.kind(raw)
 
 
 def check_value(value: Any, check: Check, where: str) -> None:

@@ -74,7 +74,10 @@ def plan(nets: Iterable[Net], stack: int = STACK["cpu"]) -> list[Group]:
 
 def to_json(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """What zoo.json records of the plan."""
-    return [{"group": group.name, "nets": [net.net for net in group.nets]} for group in groups]
+    return [
+        {"group": group.name, "nets": [net.net for net in group.nets], "steps": list(group.snapshot_steps)}
+        for group in groups
+    ]
 
 
 def from_json(recorded: Iterable[Mapping[str, Any]], nets: Iterable[Net]) -> list[Group]:

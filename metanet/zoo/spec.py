@@ -45,7 +45,11 @@ HYPERPARAMETERS: dict[str, Check] = {
     "weight_decay": real("a number of at least 0", lambda value: value >= 0),
 }
 NUMBERS: dict[str, Check] = {
-    "name": Check("a name of letters, digits, _ and -", lambda value: bool(re.fullmatch(r"[\w-]+", str(value)))),
+    "name": Check(
+        str,
+        "a name of letters, digits, _ and -",
+        lambda value: bool(re.fullmatch(r"[\w-]+", value if isinstance(value, str) else "")),
+    ),
     "seed": integer(0),
     "num_nets": integer(1),
     "num_classes": integer(2),
@@ -73,11 +77,16 @@ class Net:
     epochs: int
     steps_per_epoch: int  # whole batches only
     learning_rate_decay: float  # factor after every epoch
-    snapshot_steps: tuple[int, ...]  # ascending, each in [0, steps]
+    snapshots: tuple[float, ...]  # ascending fractions of the training
 
     @property
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """Ascending and distinct, each in [0, steps]; the weights are taken after so many steps."""
+        return tuple(round(fraction * self.steps) for fraction in self.snapshots)
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class Spec:
     num_architectures: int
     architectures: list[dict[str, Any]]
     hyperparameters: dict[str, Any]
-    snapshots: list[float]  # fractions of training in [0, 1]
+    snapshots: list[float]  # ascending fractions of training in [0, 1]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,16 +133,7 @@ class Spec:
         image_set = draw(self.images, seeding.key(self.seed, "image_set", net))
         available = images.SETS[image_set].num_train
         train_images = min(self.train_images or available, available)
-        steps_per_epoch = train_images // drawn["batch_size"]
-        steps = self.epochs * steps_per_epoch
-        snapshot_steps = tuple(sorted({round(fraction * steps) for fraction in self.snapshots}))
-        if not steps or len(snapshot_steps) < len(self.snapshots):
-            raise ValueError(
-                f"spec {self.name}: {self.epochs} epochs of {train_images} {image_set} images in batches of "
-                f"{drawn['batch_size']} are {steps} steps, too few for the snapshots {self.snapshots}. "
-                f"Raise epochs or train_images, or take smaller batches or fewer snapshots."
-            )
-        return Net(
+        found = Net(
             net=net,
             lineage=net,
             arch=arch,
@@ -143,10 +143,17 @@ class Spec:
             train_images=train_images,
             eval_images=self.eval_images,
             epochs=self.epochs,
-            steps_per_epoch=steps_per_epoch,
+            steps_per_epoch=train_images // drawn["batch_size"],
             learning_rate_decay=self.learning_rate_decay,
-            snapshot_steps=snapshot_steps,
+            snapshots=tuple(self.snapshots),
         )
+        if not found.steps or len(set(found.snapshot_steps)) < len(self.snapshots):
+            raise ValueError(
+                f"spec {self.name}: {self.epochs} epochs of {train_images} {image_set} images in batches of "
+                f"{drawn['batch_size']} are {found.steps} steps, too few for the snapshots {self.snapshots}. "
+                f"Raise epochs or train_images, or take smaller batches or fewer snapshots."
+            )
+        return found
 
     def _archs(self) -> list[dict[str, Any]]:
         """`num_architectures` distinct ones, shared out between the families by weight."""
@@ -230,11 +237,17 @@ def check_spec(raw: Mapping[Any, Any], where: str) -> Spec:
             f"{where}: found {raw['num_nets']} nets, {raw['num_architectures']} architectures and {len(architectures)} "
             f"families, expected num_nets >= num_architectures >= the number of families"
         )
-    return Spec(**{**raw, "architectures": architectures, "hyperparameters": hyperparameters})
+    checked = {
+        "architectures": architectures,
+        "hyperparameters": hyperparameters,
+        "snapshots": sorted(float(fraction) for fraction in raw["snapshots"]),
+        "learning_rate_decay": float(raw["learning_rate_decay"]),
+    }
+    return Spec(**{**raw, **checked})
 
 
 def _check_family(raw: Any, where: str) -> dict[str, Any]:
-    family = raw.get("family") if isinstance(raw, dict) else raw
+    family = raw.get("family") if isinstance(raw, dict) else None
     check_value(family, one_of(nets.FAMILIES), f"{where}.family")
     checks = {name: integer(1) for name in nets.FAMILIES[family]} | {"batch_norm": BOOLEAN}
     check_mapping(raw, ["family", *checks], where, optional=["weight"])

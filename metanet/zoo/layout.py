@@ -1,0 +1,112 @@
+"""Layout: where the files of a zoo lie, and zoo.json, which says what it is; written before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow
+import safetensors
+import torch
+
+import metanet
+from metanet.zoo import manifest, plan
+from metanet.zoo.plan import Group
+from metanet.zoo.spec import Spec
+
+SCHEMA = 1
+RECORD = "zoo.json"
+MANIFEST = "manifest.parquet"  # written when all nets are trained
+LOG = "log.jsonl"  # times and host facts: the one file that differs between two makings of a zoo
+
+
+def shard_path(zoo: Path, group: str, step: int) -> Path:
+    return zoo / "shards" / group / f"{step}.safetensors"
+
+
+def resume_path(zoo: Path, group: str, step: int) -> Path:
+    """What training goes on from after snapshot `step`; gone when the group is done."""
+    return zoo / "shards" / group / f"resume-{step}.safetensors"
+
+
+def fragment_path(zoo: Path, group: str, step: int) -> Path:
+    return zoo / "manifest" / f"{group}-{step}.parquet"
+
+
+def snapshots(record: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Group and step of every snapshot that the finished zoo has."""
+    for group in record["plan"]:
+        for step in group["steps"]:
+            yield group["group"], step
+
+
+def is_complete(zoo: Path, record: Mapping[str, Any]) -> bool:
+    """Whether every file is there (not whether it is sound: see `Zoo.verify`)."""
+    return (zoo / MANIFEST).is_file() and all(
+        path(zoo, *snapshot).is_file() for path in (fragment_path, shard_path) for snapshot in snapshots(record)
+    )
+
+
+def pack_record(spec: Spec, groups: list[Group], device: str) -> bytes:
+    """The zoo.json of a new zoo. Nothing in it depends on the clock, the host or the path."""
+    return _pack(
+        {
+            "schema": SCHEMA,
+            "spec": spec.to_dict(),
+            "spec_sha256": spec.hash(),
+            "device": device.split(":")[0],  # the kind: results of another are equal to rounding only
+            "versions": versions(),
+            "columns": manifest.columns(spec),
+            "archs": {group.arch_name: dict(group.arch) for group in groups},
+            "plan": plan.to_json(groups),
+        }
+    )
+
+
+def versions() -> dict[str, str]:
+    """What can change the bits of a net or of a file."""
+    return {
+        "metanet": metanet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "pyarrow": pyarrow.__version__,
+        "safetensors": safetensors.__version__,
+    }
+
+
+def read_record(zoo: Path) -> dict[str, Any]:
+    """The content of zoo.json.
+
+    Raises:
+        FileNotFoundError: there is none: no zoo.
+        ValueError: damaged, or of another schema.
+    """
+    path = zoo / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{zoo}: no zoo here ({RECORD} is missing). Make one with "
+            f"`python scripts/make_zoo.py spec=zoo_specs/NAME.yaml out={zoo}`."
+        )
+    data = path.read_bytes()
+    try:
+        content = json.loads(data)
+        del content["sha256"]
+        schema, intact = content["schema"], _pack(content) == data
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged: no JSON as it was written ({error}). Make the zoo elsewhere.") from error
+    if not intact:
+        raise ValueError(f"{path}: damaged or edited: its SHA-256 does not fit. Make the zoo elsewhere.")
+    if schema != SCHEMA:
+        raise ValueError(f"{path}: found schema {schema}, expected {SCHEMA}: made by another version of metanet.")
+    return content
+
+
+def _pack(content: Mapping[str, Any]) -> bytes:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**content, "sha256": digest}, indent=1, sort_keys=True) + "\n").encode()

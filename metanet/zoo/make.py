@@ -1,0 +1,121 @@
+"""Make: trains the nets of a spec into a folder, so that a kill at any time costs no snapshot that was acknowledged."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from metanet import machine
+from metanet.progress import progress
+from metanet.zoo import disk, layout, manifest, plan, sizes
+from metanet.zoo.executors import EXECUTORS
+from metanet.zoo.plan import Group
+from metanet.zoo.spec import Spec
+from metanet.zoo.store import Zoo, open_zoo
+from metanet.zoo.work import Work
+
+
+def make_zoo(
+    spec: Spec, out: str | Path, device: str = "cpu", processes: int | None = None, executor: str = "local"
+) -> Zoo:
+    """The finished zoo of `spec` in the folder `out`; goes on from what is there already.
+
+    Args:
+        processes: workers on the CPU (None = one per core); they do not change the result.
+
+    Raises:
+        ValueError: a device or executor that is not there, or `out` holds another zoo.
+        FileExistsError: `out` holds something else.
+        FileNotFoundError: an image set is not there.
+        LockedError: another process writes to `out`.
+        ChildProcessError: a worker died. The same call goes on from there.
+    """
+    out = Path(out)
+    run = EXECUTORS.get(executor)
+    if run is None:
+        raise ValueError(f"executor={executor}: expected one of {', '.join(EXECUTORS)}")
+    _check_device(device)
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes={processes}: expected at least 1")
+    if _found(spec, out, device) is not None and layout.is_complete(out, layout.read_record(out)):
+        print(f"{out}: finished already: {spec.num_nets} nets", file=sys.stderr)
+        return open_zoo(out)
+    work = Work(spec, out, device)
+    work.images()  # a missing set is an error before anything is written
+    disk.make_folder(out)
+    with disk.one_writer(out):
+        groups = _found(spec, out, device)
+        if groups is None:
+            groups = plan.plan(spec.nets(), plan.STACK[device.split(":")[0]])
+            disk.write_atomically(out / layout.RECORD, layout.pack_record(spec, groups, device))
+        _remove_leftovers(out, groups)
+        disk.make_folder(out / "manifest")
+        costs = {group.name: sizes.training_cost(group) for group in groups}
+        nets_per_cost = spec.num_nets / sum(costs.values())
+        _log(out, "start", host=platform.node(), machine=machine.describe(device), versions=layout.versions())
+        begun = time.time()
+        with progress(f"training {out.name}", spec.num_nets) as advance:  # in nets, weighted by cost: the rate is even
+            done = dict.fromkeys(costs, 0.0)
+
+            def report(group: Group, fraction: float) -> None:
+                advance((fraction - done[group.name]) * costs[group.name] * nets_per_cost)
+                done[group.name] = fraction
+                if fraction == 1:
+                    _log(out, "group", group=group.name, nets=len(group))
+
+            run(work, sorted(groups, key=lambda group: -costs[group.name]), processes, report)
+        fragments = {path.name: path.read_bytes() for path in sorted((out / "manifest").glob("*.parquet"))}
+        disk.write_atomically(out / layout.MANIFEST, manifest.merge(fragments))
+        _log(out, "finish", seconds=round(time.time() - begun, 1))
+    return open_zoo(out)
+
+
+def _check_device(device: str) -> None:
+    kind = device.split(":")[0]
+    if kind not in plan.STACK:
+        raise ValueError(f"device={device}: expected {' or '.join(plan.STACK)}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device}: this machine or this build of torch has no CUDA. Use device=cpu.")
+
+
+def _found(spec: Spec, out: Path, device: str) -> list[Group] | None:
+    """The recorded groups of the zoo that `out` holds; None if there is no zoo yet."""
+    if not (out / layout.RECORD).exists():
+        if out.exists() and not out.is_dir():
+            raise FileExistsError(f"{out}: found a file, expected a folder for the zoo, or nothing")
+        others = [path.name for path in out.iterdir() if path.name[0] != "."] if out.is_dir() else []
+        if others:
+            raise FileExistsError(f"{out}: found {others[0]} but no {layout.RECORD}: no zoo. Choose another out=.")
+        return None
+    record = layout.read_record(out)
+    wanted = spec.to_dict()
+    different = [key for key in wanted if record["spec"].get(key) != wanted[key]]
+    if different:
+        changes = "; ".join(f"{key} is {record['spec'].get(key)!r} there and {wanted[key]!r} here" for key in different)
+        raise ValueError(f"{out}: holds the zoo of another spec: {changes}. Choose another out=, or that spec.")
+    if record["device"] != device.split(":")[0]:
+        raise ValueError(
+            f"{out}: was begun with device={record['device']}, found device={device}. Go on with the former."
+        )
+    if record["versions"] != layout.versions():
+        changed = [f"{name} {was}" for name, was in record["versions"].items() if layout.versions()[name] != was]
+        print(f"{out}: was begun with {', '.join(changed)}: new nets are equal to rounding only", file=sys.stderr)
+    return plan.from_json(record["plan"], spec.nets())
+
+
+def _remove_leftovers(out: Path, groups: list[Group]) -> None:
+    """Temporary files of a writer that was killed."""
+    for folder in (out, out / "manifest", *(out / "shards" / group.name for group in groups)):
+        for path in folder.glob(f".*{disk.TEMPORARY}"):
+            disk.remove(path)
+
+
+def _log(out: Path, event: str, **facts: object) -> None:
+    """Times and host facts, for people; nothing reads them back."""
+    with open(out / layout.LOG, "a") as file:
+        file.write(json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n")

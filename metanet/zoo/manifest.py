@@ -1,0 +1,127 @@
+"""Manifest: a row per net and snapshot. Every shard has a fragment; manifest.parquet is all fragments in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from metanet.zoo import nets
+from metanet.zoo.distributions import Check
+from metanet.zoo.plan import Group
+from metanet.zoo.spec import HYPERPARAMETERS, Net, Spec
+
+METRICS = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
+_PLACE = pa.schema(
+    [
+        ("net", pa.int64()),
+        ("lineage", pa.int64()),
+        ("arch", pa.string()),
+        ("group", pa.string()),
+        ("row", pa.int64()),  # of the shard's tensors
+        ("step", pa.int64()),
+        ("epoch", pa.float64()),
+        ("snapshot_fraction", pa.float64()),
+        ("status", pa.string()),  # "ok" | "diverged"
+        ("image_set", pa.string()),
+    ]
+)
+
+
+def columns(spec: Spec) -> dict[str, list[str]]:
+    """The manifest's columns by what they say; recorded in zoo.json."""
+    fields = {field: None for family in spec.architectures for field in nets.FAMILIES[family["family"]]}
+    return {
+        "hyperparameters": list(HYPERPARAMETERS),
+        "architecture": ["family", "batch_norm", *sorted(fields)],
+        "metrics": list(METRICS),
+    }
+
+
+def schema(columns: Mapping[str, Sequence[str]]) -> pa.Schema:
+    """The manifest's columns with their types."""
+    architecture = {"family": pa.string(), "batch_norm": pa.bool_()}
+    return pa.schema(
+        [
+            *_PLACE,
+            *((name, _type(HYPERPARAMETERS[name])) for name in columns["hyperparameters"]),
+            *((name, architecture.get(name, pa.int64())) for name in columns["architecture"]),
+            *((name, pa.float32()) for name in columns["metrics"]),
+            ("sha256", pa.string()),
+        ]
+    )
+
+
+def _type(check: Check) -> pa.DataType:
+    return {float: pa.float64(), int: pa.int64(), bool: pa.bool_(), str: pa.string()}[check.kind]
+
+
+def fragment(
+    columns: Mapping[str, Sequence[str]],
+    group: Group,
+    step: int,
+    diverged: Tensor,
+    metrics: Mapping[str, Tensor],
+    hashes: Sequence[str],
+    about: Mapping[str, Any],
+) -> bytes:
+    """The parquet file with the rows of one shard; `about` (the shard's hashes) goes into its metadata."""
+    rows = [
+        _place(net, group, row, step)
+        | {"status": "diverged" if diverged[row] else "ok", "sha256": hashes[row]}
+        | {name: net.hyperparameters[name] for name in columns["hyperparameters"]}
+        | {name: net.arch.get(name) for name in columns["architecture"]}
+        | {name: float(metrics[name][row]) for name in columns["metrics"]}
+        for row, net in enumerate(group.nets)
+    ]
+    return _parquet(pa.Table.from_pylist(rows, schema(columns)), about)
+
+
+def _place(net: Net, group: Group, row: int, step: int) -> dict[str, Any]:
+    return {
+        "net": net.net,
+        "lineage": net.lineage,
+        "arch": net.arch_name,
+        "group": group.name,
+        "row": row,
+        "step": step,
+        "epoch": step / net.steps_per_epoch,
+        "snapshot_fraction": net.snapshots[net.snapshot_steps.index(step)],
+        "image_set": net.image_set,
+    }
+
+
+def merge(fragments: Mapping[str, bytes]) -> bytes:
+    """manifest.parquet: the rows of all fragments by (net, step), with each fragment's SHA-256 in its metadata."""
+    tables = [read(data, name)[0] for name, data in sorted(fragments.items())]
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in fragments.items()}
+    return _parquet(pa.concat_tables(tables).sort_by([("net", "ascending"), ("step", "ascending")]), hashes)
+
+
+def read(data: bytes, where: object) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows of a parquet file and what its writer was told about them.
+
+    Raises:
+        ValueError: damaged.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        about = json.loads((table.schema.metadata or {})[b"metanet"])
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{where}: not a readable manifest ({error}): damaged. Remove it and make the zoo again."
+        ) from error
+    return table.replace_schema_metadata(None), about
+
+
+def _parquet(table: pa.Table, about: Mapping[str, Any]) -> bytes:
+    sink = io.BytesIO()
+    note = json.dumps(about, sort_keys=True)
+    pq.write_table(table.replace_schema_metadata({"metanet": note}), sink, compression="zstd")
+    return sink.getvalue()

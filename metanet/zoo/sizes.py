@@ -1,0 +1,67 @@
+"""Sizes: what a plan will take, counted on the architectures without training anything."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from metanet.zoo import nets
+from metanet.zoo.plan import Group
+
+STEP_OVERHEAD = 2e6  # FLOPs that a net could do in the time that a step of it takes beside its products
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of one net."""
+
+    parameters: int
+    bytes: int  # of its state_dict
+    flops: int  # of products and convolutions, for one image forward
+
+
+def size(group: Group) -> Size:
+    """The size of each net of a group."""
+    return _size(json.dumps(dict(group.arch)))
+
+
+@functools.cache
+def _size(arch: str) -> Size:
+    with torch.device("meta"):
+        module = nets.build(json.loads(arch)).eval()
+        image = torch.empty(1, *json.loads(arch)["image_shape"])
+    with FlopCounterMode(display=False) as counter:
+        module(image)
+    return Size(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        bytes=sum(tensor.nbytes for tensor in module.state_dict().values()),
+        flops=counter.get_total_flops(),
+    )
+
+
+def training_cost(group: Group) -> float:
+    """FLOPs to train a group, forward and backward, with what a step costs beside them. For shares, not for seconds."""
+    return len(group) * group.steps * (3 * size(group).flops * group.batch_size + STEP_OVERHEAD)
+
+
+def summary(groups: list[Group]) -> str:
+    """Nets, groups, parameters, bytes and FLOPs of a plan, a line each."""
+    of_nets = sorted((size(group) for group in groups for _ in group.nets), key=lambda size: size.parameters)
+    snapshots = sum(len(group) * len(group.snapshot_steps) for group in groups)
+    on_disk = sum(len(group) * len(group.snapshot_steps) * size(group).bytes for group in groups)
+    flops = sum(3 * size(group).flops * len(group) * group.steps * group.batch_size for group in groups)
+    lines = {
+        "nets": f"{len(of_nets):,}",
+        "architectures": f"{len({group.arch_name for group in groups}):,}",
+        "groups": f"{len(groups):,} of up to {max(len(group) for group in groups)} nets",
+        "snapshots": f"{snapshots:,}",
+        "parameters": f"{of_nets[0].parameters:,} to {of_nets[-1].parameters:,}, median "
+        f"{of_nets[len(of_nets) // 2].parameters:,}",
+        "bytes": f"{on_disk:,} of weights",
+        "training": f"{sum(len(group) * group.steps for group in groups):,} net-steps, {flops:.3g} FLOPs",
+    }
+    return "\n".join(f"{name:14s} {text}" for name, text in lines.items())

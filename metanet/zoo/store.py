@@ -1,0 +1,167 @@
+"""Store: reads the trained nets of a zoo from disk. The layout and its promises are in docs/zoo.md."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from metanet import seeding
+from metanet.arch.template import Template
+from metanet.zoo import layout, manifest, nets, shards, verify
+
+
+def open_zoo(path: str | Path) -> Zoo:
+    """The zoo in the folder `path`; of one that is still being trained, the snapshots that are there by now.
+
+    Raises:
+        FileNotFoundError: no zoo there.
+        ValueError: zoo.json or the manifest is damaged.
+    """
+    return Zoo(Path(path))
+
+
+class Zoo:
+    """The nets of a zoo. A row is a net at a snapshot, by its place in `manifest`, which is sorted by (net, step)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.record = layout.read_record(path)
+        self.spec: dict[str, Any] = self.record["spec"]
+        self.columns: dict[str, list[str]] = self.record["columns"]
+        self.manifest: pa.Table = _read_manifest(path, self.columns)
+        self.archs: dict[str, dict[str, Any]] = self.record["archs"]
+        self._arch = self._column("arch")
+        self._row = self._column("row")
+        self._net, self._step = self._column("net"), self._column("step")
+        names = [f"{group}/{step}" for group, step in zip(self._column("group"), self._step, strict=True)]
+        self._shards, self._shard = np.unique(np.array(names, dtype=str), return_inverse=True)
+        self._templates: dict[tuple[str, str], Template] = {}
+        self._load = functools.lru_cache(maxsize=1024)(lambda path: shards.load(path)[0])
+
+    def __repr__(self) -> str:
+        return f"Zoo({str(self.path)!r}: {len(self)} rows, {len(self.archs)} architectures)"
+
+    def __len__(self) -> int:
+        return self.manifest.num_rows
+
+    @property
+    def name(self) -> str:
+        return self.spec["name"]
+
+    @property
+    def num_classes(self) -> int:
+        return self.spec["num_classes"]
+
+    @property
+    def finished(self) -> bool:
+        return layout.is_complete(self.path, self.record)
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.manifest[name].to_numpy()
+
+    def row(self, net: int, step: int) -> int:
+        """The manifest row of a net at a snapshot.
+
+        Raises:
+            ValueError: the zoo has no such net, or no snapshot of it after `step` steps.
+        """
+        start, end = np.searchsorted(self._net, [net, net + 1])
+        place = start + int(np.searchsorted(self._step[start:end], step))
+        if place == end or self._step[place] != step:
+            steps = ", ".join(str(step) for step in self._step[start:end])
+            known = (
+                f"expected one of its steps {steps}" if steps else f"expected a net in 0..{self._net.max(initial=-1)}"
+            )
+            raise ValueError(f"{self.path}: found no snapshot of net {net} after {step} steps; {known}")
+        return int(place)
+
+    def state_dict(self, net: int, step: int) -> dict[str, Tensor]:
+        """The net's ordinary PyTorch state_dict (copies, on the CPU)."""
+        row = self.row(net, step)
+        return {name: tensor[self._row[row]].clone() for name, tensor in self._shard_of(row).items()}
+
+    def module(self, net: int, step: int) -> nn.Module:
+        """The net itself, in eval mode."""
+        values = self.manifest.slice(self.row(net, step), 1).to_pylist()[0]
+        arch = self.archs[values["arch"]]
+        module = nets.build(arch, activation=values["activation"], dropout=values["dropout"])
+        module.load_state_dict(self.state_dict(net, step))
+        return module.eval()
+
+    def stacked(self, arch: str, rows: Int64[Tensor, " nets"]) -> dict[str, Float[Tensor, "nets ..."]]:
+        """The weights and floating-point buffers of nets of one architecture: state_dict name -> [nets, *shape].
+
+        Cost: one gather per shard that holds any of the rows.
+
+        Raises:
+            ValueError: a row of another architecture, a damaged shard, or weights that are not finite.
+        """
+        chosen = rows.cpu().numpy()
+        wrong = chosen[self._arch[chosen] != arch]
+        if len(wrong):
+            raise ValueError(f"{self.path}: row {wrong[0]} is a {self._arch[wrong[0]]}, expected {arch}")
+        order = np.argsort(self._shard[chosen], kind="stable")
+        starts = np.flatnonzero(np.diff(self._shard[chosen][order], prepend=-1))
+        out: dict[str, Tensor] = {}
+        for part in np.split(order, starts[1:]) if len(order) else ():
+            places, inside = torch.from_numpy(part), torch.from_numpy(self._row[chosen[part]])
+            for name, tensor in self._shard_of(chosen[part[0]]).items():
+                if tensor.is_floating_point():
+                    if name not in out:
+                        out[name] = tensor.new_empty(len(chosen), *tensor.shape[1:])
+                    out[name][places] = tensor[inside]
+        self._check_finite(out, chosen)
+        return out
+
+    def _shard_of(self, row: int) -> dict[str, Tensor]:
+        group, step = self._shards[self._shard[row]].rsplit("/", 1)
+        return self._load(layout.shard_path(self.path, group, int(step)))
+
+    def _check_finite(self, stacked: dict[str, Tensor], rows: np.ndarray) -> None:
+        for name, tensor in stacked.items():
+            if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+                bad = rows[int((~tensor.flatten(1).isfinite().all(1)).nonzero()[0])]
+                raise ValueError(
+                    f"{self.path}: {name} of net {self._net[bad]} at step {self._step[bad]} has values that are not "
+                    f"finite, in shards/{self._shards[self._shard[bad]]}.safetensors. Leave the net out."
+                )
+
+    def example_input(self, arch: str) -> Float[Tensor, "2 channels height width"]:
+        """Two images of noise in [0, 1), always the same."""
+        keys = seeding.keys(0, torch.arange(2), "example_input")
+        return seeding.uniform(keys, *self.archs[arch]["image_shape"])
+
+    def template(self, arch: str, activation: str) -> Template:
+        """The parameter graph of an architecture with an activation; traced once."""
+        from metanet.arch.trace import trace  # takes a second to import, and readers of weights do not need it
+
+        if (arch, activation) not in self._templates:
+            module = nets.build(self.archs[arch], activation=activation).eval()
+            self._templates[arch, activation] = trace(module, self.example_input(arch))
+        return self._templates[arch, activation]
+
+    def verify(self) -> list[str]:
+        """All damage in words, naming file, tensor and net; empty if every byte is as it was written."""
+        return list(verify.problems(self.path, self.record))
+
+
+def _read_manifest(zoo: Path, columns: dict[str, list[str]]) -> pa.Table:
+    whole = zoo / layout.MANIFEST
+    if whole.is_file():
+        return manifest.read(whole.read_bytes(), whole)[0]
+    fragments = _fragments(zoo)
+    if not fragments:
+        return manifest.schema(columns).empty_table()
+    return manifest.read(manifest.merge(fragments), zoo / "manifest")[0]
+
+
+def _fragments(zoo: Path) -> dict[str, bytes]:
+    """File name -> content."""
+    return {path.name: path.read_bytes() for path in sorted((zoo / "manifest").glob("[!.]*.parquet"))}

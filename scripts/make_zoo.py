@@ -1,0 +1,46 @@
+"""Trains the nets of a spec into a zoo. Give the same command again after an interruption: it goes on from there.
+
+    python scripts/make_zoo.py spec=zoo_specs/demo.yaml out=zoos/demo
+    python scripts/make_zoo.py spec=zoo_specs/demo.yaml plan=true                  # what it will take
+    python scripts/make_zoo.py spec=zoo_specs/demo.yaml out=zoos/tiny override.num_nets=64 override.images=[mnist]
+    python scripts/make_zoo.py spec=... out=... override.hyperparameters.dropout=[0,.3]
+
+Image sets are read from $METANET_DATA, else ./data; `make data` gets them. docs/zoo.md explains specs and zoos.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from metanet import commandline, machine
+from metanet.zoo import plan, sizes
+from metanet.zoo.make import make_zoo
+from metanet.zoo.spec import load_spec
+
+
+@dataclass
+class Options:
+    spec: str = field(default=MISSING, metadata={"help": "a YAML file"})
+    out: str | None = field(default=None, metadata={"help": "the zoo's folder (zoos/<name of the spec>)"})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda or cuda:<number>"})
+    processes: int | None = field(default=None, metadata={"help": "workers on the CPU (one per core)"})
+    executor: str = field(default="local", metadata={"help": "where groups are trained"})
+    plan: bool = field(default=False, metadata={"help": "print the plan and train nothing"})
+    override: dict[str, Any] = field(default_factory=dict, metadata={"help": "fields of the spec: override.seed=1"})
+
+
+def main(options: Options) -> None:
+    spec = load_spec(options.spec, options.override)
+    out = options.out or f"zoos/{spec.name}"
+    if options.plan:
+        print(sizes.summary(plan.plan(spec.nets(), plan.STACK.get(options.device.split(":")[0], 1))))
+        return
+    machine.tune_allocator()
+    zoo = make_zoo(spec, out, options.device, options.processes, options.executor)
+    diverged = zoo.manifest["status"].to_pylist().count("diverged")
+    print(f"{out}: {spec.num_nets} nets of {len(zoo.archs)} architectures, {len(zoo)} snapshots, {diverged} diverged")
+
+
+if __name__ == "__main__":
+    commandline.run(main, Options)
