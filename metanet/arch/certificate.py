@@ -54,7 +54,7 @@ def mismatch(left: Axis, right: Axis) -> list[Factor]:
         for segment in one.segments
         if differs[segment.positions].any()
         for factor in segment.factors
-        if not factor.fixed
+        if not factor.fixed and factor.size > 1
     ]
 
 
@@ -71,8 +71,8 @@ def _label(one: Axis) -> tuple[np.ndarray, dict[tuple[int, int], np.ndarray]]:
         at_zero = tuple(grids[k] if f.fixed else np.zeros_like(grids[k]) for k, f in enumerate(segment.factors))
         place[segment.positions] = segment.positions[at_zero]
         for k, factor in enumerate(segment.factors):
-            if factor.fixed and id(factor) not in keys:
-                continue
+            if factor.size == 1 or (factor.fixed and id(factor) not in keys):
+                continue  # it cannot move, and tells nothing apart
             mark = (id(factor), sum(before is factor for before in segment.factors[:k]))
             coordinates.setdefault(mark, np.full(one.size, -1, dtype=np.int64))[segment.positions] = grids[k]
     return place, coordinates

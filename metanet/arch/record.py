@@ -140,7 +140,7 @@ class Call:
         self.record.spaces.append(SpaceDraft(unique, "hidden", nodes or axes[channel]))
         return Value(axes, space=len(self.record.spaces) - 1, channel=channel)
 
-    def operate(self, value: Value, kind: str, **attributes: Any) -> Value:
+    def operate(self, value: Value, kind: str, /, **attributes: Any) -> Value:
         """The value after a parameter-free step on every channel; in a new space if the old one is read elsewhere."""
         value = self._exclusive(value) if value.shared else value
         assert value.space is not None
@@ -178,7 +178,7 @@ class Call:
         assert target.space is not None
         self.record.blocks.append(Block(weight.entry, source.space, target.space, **fields))
 
-    def link(self, kind: str, source: Value, target: Value, **attributes: Any) -> None:
+    def link(self, kind: str, source: Value, target: Value, /, **attributes: Any) -> None:
         """A parameter-free connection between two spaces."""
         assert source.space is not None
         assert target.space is not None

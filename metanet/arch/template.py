@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from metanet.arch.symmetry import Part, Permutation, Symmetry
-
-if TYPE_CHECKING:
-    import networkx
-    from torch_geometric.data import Data
 
 VECTOR_ROLES = ("bias", "scale", "shift", "mean", "variance")  # what a 1-D entry of the state_dict does on its space
 VECTOR_DEFAULTS = {"bias": 0.0, "scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0}  # the identity's values
@@ -72,10 +66,102 @@ class Link:
 
 @dataclass(frozen=True)
 class Template:
-    """Spaces, blocks, links and symmetry of one architecture, from `metanet.trace`."""
+    """Spaces, blocks, links and symmetry of one architecture, from `metanet.trace`.
+
+    Spaces stand in the order of computation, so every block and link leads from an earlier space to a later one.
+
+    Raises:
+        ValueError: parts that do not fit each other, by name.
+    """
 
     spaces: tuple[Space, ...]
     blocks: tuple[Block, ...]
     links: tuple[Link, ...]
     symmetry: Symmetry
     shapes: Mapping[str, tuple[int, ...]]  # every entry of the state_dict that the graph represents
+
+    def __post_init__(self) -> None:
+        for step in (*self.blocks, *self.links):
+            if not 0 <= step.source < step.target < len(self.spaces):
+                raise ValueError(f"{step}: expected source < target < {len(self.spaces)} spaces")
+        for block in self.blocks:
+            out, inputs, taps = block.shape
+            if out * inputs * taps != math.prod(self._shape(block.name)):
+                raise ValueError(f"block {block.name!r}: {block.shape} does not fit shape {self.shapes[block.name]}")
+        for space in self.spaces:
+            for role, name in space.vectors.items():
+                if role not in VECTOR_ROLES or self._shape(name) != (space.size,):
+                    raise ValueError(
+                        f"space {space.name!r}: its {role} {name!r} has shape {self.shapes[name]}, expected "
+                        f"({space.size},) and a role of {', '.join(VECTOR_ROLES)}"
+                    )
+        for name, axes in self.symmetry.axes.items():
+            if len(axes) != len(self._shape(name)):
+                raise ValueError(f"symmetry of {name!r}: {len(axes)} axes, expected {len(self.shapes[name])}")
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        if name not in self.shapes:
+            raise ValueError(f"{name!r} is not among the template's entries: {', '.join(self.shapes)}")
+        return self.shapes[name]
+
+    @property
+    def num_params(self) -> int:
+        """Number of values of one net that the graph holds: parameters and norm statistics."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def coverage(self) -> float:
+        """Share of those values that a block or space really carries, in [0, 1]; `metanet.trace` gives 1 or fails."""
+        carried = {block.name for block in self.blocks}.union(*(space.vectors.values() for space in self.spaces))
+        return sum(math.prod(self.shapes[name]) for name in carried) / max(1, self.num_params)
+
+    def hide(self, kinds: Collection[str]) -> Template:
+        """The template with every operation of the given kinds replaced by Operation("hidden"), attributes and all.
+
+        What is predicted must not be readable from the graph. An unknown kind hides nothing.
+        """
+        hidden = Operation("hidden")
+        spaces = tuple(
+            replace(space, operations=tuple(hidden if o.kind in kinds else o for o in space.operations))
+            for space in self.spaces
+        )
+        return replace(self, spaces=spaces)
+
+    def to_json(self) -> str:
+        """The template as JSON; `from_json` gives an equal one."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Template:
+        """The template that `to_json` wrote.
+
+        Raises:
+            ValueError: text that is no template, or parts that do not fit each other.
+        """
+        try:
+            raw = _tuples(json.loads(text))
+            symmetry = raw["symmetry"]
+            axes = {
+                name: tuple(tuple(Part(**part) for part in parts) for parts in axes)
+                for name, axes in symmetry["axes"].items()
+            }
+            return Template(
+                spaces=tuple(
+                    Space(**(space | {"operations": tuple(Operation(**o) for o in space["operations"])}))
+                    for space in raw["spaces"]
+                ),
+                blocks=tuple(Block(**block) for block in raw["blocks"]),
+                links=tuple(Link(**link) for link in raw["links"]),
+                symmetry=Symmetry(tuple(Permutation(**factor) for factor in symmetry["factors"]), axes),
+                shapes=raw["shapes"],
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a template in JSON, as Template.to_json writes it: {error!r}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """JSON values with a tuple for every list."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value

@@ -92,11 +92,11 @@ def _walk(
     for number, node in enumerate(graph.nodes):
         if node.op == "placeholder":
             spec = kinds[node.name]
-            if spec.kind in _PARAMETERS and spec.target in state:
-                shape = state[spec.target].shape
-                value = Value(tuple(free(size) for size in shape), entry=spec.target)
-                if not (spec.target.endswith("num_batches_tracked") and not shape):
-                    entries[spec.target] = value
+            name = spec.target or ""
+            if spec.kind in _PARAMETERS and name in state:
+                value = Value(tuple(free(size) for size in state[name].shape), entry=name)
+                if not (name.endswith("num_batches_tracked") and not value.axes):
+                    entries[name] = value
             elif spec.kind is InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor):
                 record.spaces.append(SpaceDraft(_unique("input", record), "input"))
                 axes = tuple(fixed(size) for size in node.meta["val"].shape)

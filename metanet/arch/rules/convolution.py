@@ -52,9 +52,9 @@ def _padding(padding: str | list[int], kernel: tuple[int, ...], dilation: list[i
     """
     if padding == "valid":
         return (0, 0) * len(kernel)
-    if padding == "same":
+    if isinstance(padding, str):  # "same"
         total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
-        return tuple(part for all_ in total for part in (all_ // 2, all_ - all_ // 2))
+        return tuple(part for each in total for part in (each // 2, each - each // 2))
     return tuple(part for each in padding for part in (each, each))
 
 

@@ -1,6 +1,6 @@
 """Poolings over image positions; every channel is treated alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from metanet.arch.record import Call, Value
@@ -49,7 +49,7 @@ def _grid(call: Call, rank: int) -> Value:
     return x
 
 
-def _each(number: int | list[int], rank: int) -> tuple[int, ...]:
+def _each(number: int | Sequence[int], rank: int) -> tuple[int, ...]:
     numbers = [number] if isinstance(number, int) else list(number)
     return tuple(numbers * rank if len(numbers) == 1 else numbers)
 
