@@ -17,8 +17,7 @@ from metanet import splits, targets
 from metanet.arch.template import Template
 from metanet.targets import Target
 from metanet.zoo.nets import ACTIVATIONS
-
-Zoo = Any
+from metanet.zoo.store import Zoo
 
 GPU_SHARE = 0.5  # of the free memory of a GPU may hold the zoo; a larger zoo stays in the host's memory
 
@@ -90,15 +89,16 @@ class Schema:
 class Dataset:
     """The finished nets of a zoo, split, with targets, loaded once.
 
-    With `schema`, that of a run, the nets are described as that run's were, and targets that this zoo lacks are left
-    out; without it, targets and their scales are found in the zoo, on the training part only. Architectures whose
-    activation is a target share one template, which does not show it.
+    With `schema`, that of a run, the nets are described as that run's were, targets that this zoo lacks are left out,
+    and without a split all nets are test nets. Without a schema, targets and their scales are found in the zoo, on the
+    training part only. Architectures whose activation is a target share one template, which does not show it.
 
     Raises:
         ValueError: no usable net or target, a wrong target or split, weights that are not finite.
     """
 
     schema: Schema
+    targets: tuple[Target, ...]  # of the schema, those that this zoo has
     left_out: dict[str, str]  # targets that this zoo cannot have: name -> reason
     nets: list[Nets]  # everything of each architecture
     parts: list[Int64[Tensor, " nets"]]  # beside `nets`: the place in splits.PARTS
@@ -116,10 +116,11 @@ class Dataset:
         self.zoo, self.device, self.left_out = zoo, torch.device(device), {}
         rows = _usable_rows(zoo, snapshots)
         self.table = zoo.manifest.take(rows)
-        split = dict(split or {})
-        part = splits.split(self.table, **split)
+        part = splits.split(self.table, **(split or {}))
+        if schema is not None and split is None:
+            part[:] = splits.PARTS.index("test")
         if schema is None:
-            found, values = self._find_targets(targets, part, split.get("column"))
+            found, values = self._find_targets(targets, part, (split or {}).get("column"))
         else:
             found, values = self._known_targets(schema)
         self.encoded = {target.name: np.full(len(zoo.manifest), np.nan) for target in found}
@@ -130,6 +131,7 @@ class Dataset:
         self._load(rows, part, found, hidden)
         templates = {nets.arch: nets.template for nets in self.nets}
         self.schema = schema or Schema(found, templates, hidden)
+        self.targets = found
 
     def __len__(self) -> int:
         return len(self.table)
@@ -233,7 +235,6 @@ class Dataset:
             template = self.zoo.template(str(arch[first]), str(activation[first]))
             chosen = torch.from_numpy(rows[here])
             params = self.zoo.stacked(str(arch[first]), chosen)
-            _check_finite(self.zoo, params, rows[here])
             truths = {target.name: target.truth(self.encoded[target.name][rows[here]]) for target in found}
             self.nets.append(Nets(str(key), template.hide(hidden) if hidden else template, params, chosen, truths))
             self.parts.append(torch.from_numpy(part[here]))
@@ -259,18 +260,8 @@ def _usable_rows(zoo: Zoo, snapshots: str) -> Int64[np.ndarray, " nets"]:
         np.maximum.at(last, net, step)
         usable &= step == last[net]
     rows = np.flatnonzero(usable)
+    if not zoo.finished:
+        raise ValueError(f"{zoo.path}: not finished, and its splits would change. scripts/make_zoo.py goes on with it.")
     if len(rows) == 0:
         raise ValueError(f"{zoo.path}: no net with status ok among {len(zoo.manifest)} rows of its manifest")
     return rows
-
-
-def _check_finite(zoo: Zoo, params: Mapping[str, Tensor], rows: Int64[np.ndarray, " nets"]) -> None:
-    for name, tensor in params.items():
-        finite = tensor.isfinite().flatten(1).all(1)
-        if not finite.all():
-            row = rows[int((~finite).nonzero()[0])]
-            net, step = (zoo.manifest[column][int(row)].as_py() for column in ("net", "step"))
-            raise ValueError(
-                f"{zoo.path}: net {net} at step {step} has NaN or infinite values in {name}, but its status is ok. "
-                f"The shard was changed after training; check with zoo.verify() and make the zoo again."
-            )

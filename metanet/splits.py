@@ -21,28 +21,32 @@ def split(
     column: str | None = None,
     values: Sequence[Any] | str | None = None,
     valid: float = 0.15,
-    test: float = 0.15,
+    test: float | None = 0.15,
     seed: int = 0,
 ) -> Int64[np.ndarray, " rows"]:
     """For every row the place in PARTS of its part; all snapshots of a lineage go to the same one.
 
     With `column`, the test part is the nets whose value there is among `values` ("last": the largest one in the zoo),
-    and `valid` is a fraction of the others. Otherwise both fractions are drawn. A lineage's draw depends on the seed
-    and on its own number only: fractions are exact, and the same zoo gives the same split on every machine.
+    `test` is null, and `valid` is a fraction of the others. Otherwise both fractions are drawn. The order of the draw
+    depends on the seed and the lineages' numbers only: the same zoo gives the same split everywhere.
 
     Raises:
         ValueError: no such column or value, a column that varies within a lineage, fractions out of range, or a part
             that stays empty.
     """
-    if not (0 < valid < 1 and 0 < test < 1 and valid + test < 1):
-        raise ValueError(f"split: found valid={valid} and test={test}, expected two fractions with a sum below 1")
+    if (column is None) != (values is None) or (column is None) != (test is not None):
+        raise ValueError(
+            f"split: found column={column}, values={values}, test={test}, expected column and values, or test alone"
+        )
+    if not (0 < valid < 1 and 0 < (test or 0.5) < 1 and valid + (test or 0) < 1):
+        raise ValueError(f"split: found valid={valid} and test={test}, expected fractions with a sum below 1")
     lineages, place = np.unique(manifest["lineage"].to_numpy(), return_inverse=True)
     held_out = np.zeros(len(lineages), dtype=bool)
     if column is not None:
         held_out = _held_out(manifest, column, values, place)
     order = np.argsort(seeding.keys(seed, torch.from_numpy(lineages), "split").numpy(), kind="stable")
     order = order[~held_out[order]]
-    num_test = 0 if column is not None else max(1, round(test * len(order)))
+    num_test = 0 if test is None else max(1, round(test * len(order)))
     num_valid = max(1, round(valid * len(order)))
     part = np.zeros(len(lineages), dtype=np.int64)
     part[order[:num_test]] = PARTS.index("test")
