@@ -1,4 +1,4 @@
-"""How far each space of a template is from the network's input and output."""
+"""How far each space of a template is from the network's input and output, in steps (blocks or links)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ from metanet.arch.template import Template
 
 
 def depths(template: Template) -> list[int]:
-    """The number of steps (blocks or links) on the longest way from the network's input to each space."""
-    return _longest(template, [(c.source, c.target) for c in (*template.blocks, *template.links)])
+    """The number of steps on the longest way from the network's input to each space."""
+    depth = [0] * len(template.spaces)
+    for step in sorted((*template.blocks, *template.links), key=lambda step: step.target):
+        depth[step.target] = max(depth[step.target], depth[step.source] + 1)
+    return depth
 
 
 def heights(template: Template) -> list[int]:
     """The number of steps on the longest way from each space to the network's output."""
-    return _longest(template, [(c.target, c.source) for c in (*template.blocks, *template.links)])
-
-
-def _longest(template: Template, steps: list[tuple[int, int]]) -> list[int]:
-    longest = [0] * len(template.spaces)
-    for _ in template.spaces:  # a longest way has fewer steps than there are spaces
-        before = list(longest)
-        for source, target in steps:
-            longest[target] = max(longest[target], longest[source] + 1)
-        if longest == before:
-            return longest
-    raise ValueError(f"the blocks and links between the spaces form a cycle: {sorted(set(steps))}")
+    height = [0] * len(template.spaces)
+    for step in sorted((*template.blocks, *template.links), key=lambda step: -step.source):
+        height[step.source] = max(height[step.source], height[step.target] + 1)
+    return height

@@ -126,6 +126,18 @@ class Template:
         )
         return replace(self, spaces=spaces)
 
+    def graph(self, state_dict: Mapping[str, Tensor], bidirectional: bool = False) -> Data:
+        """The parameter graph of one net as a PyG Data; see metanet.views.graph.graph_of."""
+        from metanet.views import graph  # torch_geometric takes seconds to import
+
+        return graph.graph_of(self, state_dict, bidirectional)
+
+    def to_networkx(self, state_dict: Mapping[str, Tensor]) -> networkx.MultiDiGraph:
+        """The parameter graph of one net for networkx; see metanet.views.graph.networkx_of."""
+        from metanet.views import graph
+
+        return graph.networkx_of(self, state_dict)
+
     def to_json(self) -> str:
         """The template as JSON; `from_json` gives an equal one."""
         return json.dumps(asdict(self), separators=(",", ":"))

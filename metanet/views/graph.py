@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import networkx
 import torch
@@ -143,14 +144,14 @@ def graph_of(template: Template, state_dict: Mapping[str, Tensor], bidirectional
     Raises:
         ValueError: as `sparse`.
     """
-    return sparse(template, _one_net(state_dict), bidirectional).to_data_list()[0]
+    return cast(Data, sparse(template, _one_net(state_dict), bidirectional).get_example(0))
 
 
 def networkx_of(template: Template, state_dict: Mapping[str, Tensor]) -> networkx.MultiDiGraph:
-    """The graph of one net for networkx: nodes are numbered as in the sparse graph, an edge's key is its block's name.
+    """The graph of one net for networkx, its nodes numbered as in the sparse graph.
 
-    Nodes have `space`, `place` (within the space), `operations` and their vectors ("bias", ...); edges of a block have
-    `kind`, `taps` (the weights, row-major over the kernel) and `weight` (their sum); edges of a link have `kind`.
+    Nodes have `space`, `place` (within the space), `operations` and their vectors ("bias", ...). The edge of a block
+    has the block's name as its key, `kind` and `taps` (the weights, row-major over the kernel); that of a link, `kind`.
 
     Raises:
         ValueError: as `sparse`.
@@ -169,11 +170,11 @@ def networkx_of(template: Template, state_dict: Mapping[str, Tensor]) -> network
             for inner, taps in enumerate(sources):
                 source = first[block.source] + target // per_group * block.shape[1] + inner
                 ends = source, first[block.target] + target
-                graph.add_edge(*ends, key=block.name, kind=block.kind, taps=taps, weight=math.fsum(taps))
+                graph.add_edge(*ends, key=block.name, kind=block.kind, taps=taps)
     wires = wiring(template)
     for number, link in enumerate(template.links, start=len(template.blocks)):
         for source, target in wires.edge_index[:, wires.edge_block == number].T.tolist():
-            graph.add_edge(source, target, key=link.kind, kind=link.kind)
+            graph.add_edge(source, target, key=f"{link.kind}:{number}", kind=link.kind)
     return graph
 
 

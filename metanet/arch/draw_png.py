@@ -1,0 +1,50 @@
+"""The picture of a template as a PNG, by matplotlib (the extra `draw`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metanet.arch.draw import BOX_HEIGHT, LINE, MARGIN, Picture
+
+COLOURS = {"conv": "#3b82c4", "linear": "#d98324", "flatten": "#4a9d5b", "link": "#8a8f98"}
+FILLS = {"input": "#e7ecf3", "hidden": "#ffffff", "output": "#e7ecf3"}
+DPI = 144
+POINT = 0.72  # points per px
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Draws at 100 px an inch; 144 dots per inch, so that text stays sharp.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import FancyBboxPatch, PathPatch
+        from matplotlib.path import Path as Curve
+    except ImportError as error:
+        raise ValueError(f"{path}: a PNG needs matplotlib; pip install 'metanet[draw]', or write .html") from error
+
+    figure = Figure(figsize=(picture.width / 100, picture.height / 100), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, picture.width), ylim=(picture.height, 0))
+    axes.axis("off")
+    axes.text(MARGIN, MARGIN, picture.title, fontsize=16 * POINT, weight="bold", va="center")
+    for number, note in enumerate(picture.notes, start=1):
+        axes.text(MARGIN, MARGIN + 4 + LINE * number, note, fontsize=11.5 * POINT, color="#555b66", va="center")
+    for band in picture.bands:
+        curve = Curve(list(band.curve), [Curve.MOVETO, *[Curve.CURVE4] * 3])
+        style = {"edgecolor": COLOURS[band.kind], "linewidth": band.thickness * POINT, "alpha": 0.55, "zorder": 1}
+        axes.add_patch(PathPatch(curve, facecolor="none", linestyle=":" if band.kind == "link" else "-", **style))
+        axes.text(*band.label_at, band.label, fontsize=11 * POINT, color="#3d434d", va="center", zorder=2)
+    for box in picture.boxes:
+        left = box.x - box.width / 2
+        style = {"facecolor": FILLS[box.kind], "edgecolor": "#2d333d", "linewidth": 1.2, "zorder": 3}
+        rounded = "round,pad=0,rounding_size=7"
+        axes.add_patch(FancyBboxPatch((left, box.y), box.width, BOX_HEIGHT, boxstyle=rounded, **style))
+        title_at = box.y + (17 if box.subtitle else BOX_HEIGHT / 2)
+        axes.text(box.x, title_at, box.title, fontsize=12 * POINT, weight="bold", ha="center", va="center", zorder=4)
+        axes.text(
+            box.x, box.y + 33, box.subtitle, fontsize=11 * POINT, color="#3d434d", ha="center", va="center", zorder=4
+        )
+    figure.savefig(path, facecolor="white")
