@@ -6,7 +6,8 @@ The contract, for these and for `metanet.models`, is checked by tests/test_every
 - `model(batch)` with a list of `Nets` returns, for every target of the schema, logits [nets, classes] or standardised
   values [nets], nets in the order of the batch. It computes its own view of the nets (`metanet.views`).
 - A net's prediction is the same alone, in any batch and in any order.
-- The module says `INVARIANT = True` if the order of hidden units changes no prediction.
+- The module says `INVARIANT = True` if the order of hidden units changes no prediction, else `INVARIANT = False`;
+  a control that reads no weights says `READS_WEIGHTS = False`.
 
 A model that learns by gradients is an `nn.Module`, and may have
 - `prepare(train)`: called once, before training, with batches of training nets, to fit normalisers into buffers;

@@ -12,6 +12,7 @@ from metanet.dataset import Batch, Schema
 from metanet.views.statistics import architecture
 
 INVARIANT = True
+READS_WEIGHTS = False
 
 
 class ArchitectureOnly:

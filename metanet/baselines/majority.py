@@ -8,6 +8,7 @@ from torch import Tensor
 from metanet.dataset import Batch, Schema
 
 INVARIANT = True
+READS_WEIGHTS = False
 
 
 class Majority:

@@ -58,6 +58,7 @@ class Boosting:
     ) -> None:
         """Fits every target: class numbers or standardised values [nets]. A feature may be NaN where it is missing."""
         x, valid_x = x.cpu(), valid_x.cpu()
+        x = x.masked_fill(x.isnan().all(0), 0.0)  # sklearn cannot bin a column without a value; no split will use it
         for target in self.targets:
             train, valid = (x, y[target.name].cpu()), (valid_x, valid_y[target.name].cpu())
             choices = [self._boosted(target, leaves, *train, *valid) for leaves in self.leaves]
