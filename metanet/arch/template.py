@@ -6,9 +6,15 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from metanet.arch.symmetry import Part, Permutation, Symmetry
+
+if TYPE_CHECKING:
+    import networkx
+    from torch_geometric.data import Data
 
 VECTOR_ROLES = ("bias", "scale", "shift", "mean", "variance")  # what a 1-D entry of the state_dict does on its space
 VECTOR_DEFAULTS = {"bias": 0.0, "scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0}  # the identity's values
