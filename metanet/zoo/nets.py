@@ -149,12 +149,15 @@ def _normal(keys: Int64[Tensor, " nets"], shape: Sequence[int], variance: float)
 
 
 def _orthogonal(keys: Int64[Tensor, " nets"], shape: Sequence[int]) -> Float[Tensor, "nets ..."]:
-    """Orthonormal rows or columns, whichever are fewer, of [out, in * taps]. Source: Saxe et al. (2014)."""
+    """Orthonormal rows or columns, whichever are fewer, of [out, in * taps]. Source: Saxe et al. (2014).
+
+    In float64, so that rounding, which may depend on the company in memory, does not reach the float32 weights.
+    """
     rows, columns = shape[0], math.prod(shape[1:])
-    drawn = seeding.normal(keys, max(rows, columns), min(rows, columns))
+    drawn = seeding.normal(keys, max(rows, columns), min(rows, columns)).double()
     q, r = torch.linalg.qr(drawn)
     q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # uniform over the orthogonal matrices
-    return (q if rows >= columns else q.mT).reshape(-1, *shape)
+    return (q if rows >= columns else q.mT).reshape(-1, *shape).float()
 
 
 # (keys [nets], shape of a weight [out, in, *taps]) -> [nets, *shape]

@@ -1,0 +1,96 @@
+"""What the nets of a group see at each step: each its own order of its own image set, on the device.
+
+An epoch is a fresh order of the training images without its last, incomplete batch. The order and the augmentation are
+functions of (seed, net, epoch or step) alone.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from metanet import seeding
+from metanet.zoo.augment import augment
+from metanet.zoo.images import Images
+from metanet.zoo.plan import Group
+
+EVAL_BATCH = 256  # images per net that are evaluated at once
+
+
+def standardise(images: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """[0, 1] -> [-1, 1]: what every net is fed, whatever its image set."""
+    return images.mul(2).sub_(1)
+
+
+class Feed:
+    """The batches of a group. `images` holds every image set of the group, on `device`.
+
+    Raises:
+        ValueError: images of another shape than the architecture takes, or fewer than the nets train on.
+    """
+
+    def __init__(self, group: Group, images: Mapping[str, Images], seed: int, device: torch.device, dtype: torch.dtype):
+        self.group, self.seed, self.dtype, self.device = group, seed, dtype, device
+        self.nets = torch.tensor([net.net for net in group.nets], device=device)
+        self._augmented = [row for row, net in enumerate(group.nets) if net.hyperparameters["augmentation"]]
+        by_set: dict[str, list[int]] = {}
+        for row, net in enumerate(group.nets):
+            by_set.setdefault(net.image_set, []).append(row)
+        self._sets = [(images[name], torch.tensor(rows, device=device)) for name, rows in by_set.items()]
+        self._order: tuple[int, Int64[Tensor, "nets images"]] | None = None
+        for image_set, _ in self._sets:
+            found, expected = tuple(image_set.train.shape[1:]), tuple(group.arch["image_shape"])
+            if found != expected or len(image_set.train) < group.train_images:
+                raise ValueError(
+                    f"group {group.name}: image set {image_set.name!r} has {len(image_set.train)} images of shape "
+                    f"{found}, expected {expected} and at least {group.train_images} images; load it in that shape"
+                )
+
+    def train(self, step: int) -> tuple[Float[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"]]:
+        """The images and labels of training step `step`, which counts from 0."""
+        epoch, batch = divmod(step, self.group.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            keys = seeding.keys(self.seed, self.nets, "order", epoch)
+            self._order = epoch, seeding.permutation(keys, self.group.train_images)
+        size = self.group.batch_size
+        pixels, labels = self._gather("train", self._order[1][:, batch * size : (batch + 1) * size])
+        images = pixels.to(self.dtype).div_(255)
+        if self._augmented:
+            keys = seeding.keys(self.seed, self.nets, "augmentation", step)
+            if len(self._augmented) == len(images):
+                images = augment(images, keys)
+            else:
+                images[self._augmented] = augment(images[self._augmented], keys[self._augmented])
+        return standardise(images), labels
+
+    def evaluation(
+        self, part: str
+    ) -> Iterator[tuple[Float[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"], Tensor]]:
+        """Images, labels and a mask of the valid ones [nets, batch], batch by batch, of part "train" or "test".
+
+        A net is evaluated on the first `eval_images` of the part, or on all of it; of "train" on none it never sees.
+        """
+        counts = torch.empty(len(self.nets), dtype=torch.int64)
+        for image_set, rows in self._sets:
+            available = self.group.train_images if part == "train" else len(image_set.test)
+            counts[rows.cpu()] = min(self.group.nets[0].eval_images or available, available)
+        most, counts = int(counts.max()), counts.to(self.device)[:, None]
+        for start in range(0, most, EVAL_BATCH):
+            index = torch.arange(start, min(start + EVAL_BATCH, most), device=self.device).expand(len(self.nets), -1)
+            pixels, labels = self._gather(part, index.minimum(counts - 1))
+            yield standardise(pixels.to(self.dtype).div_(255)), labels, index < counts
+
+    def _gather(
+        self, part: str, index: Int64[Tensor, "nets batch"]
+    ) -> tuple[UInt8[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"]]:
+        """The images and labels at `index` of each net's own image set."""
+        tensors = [(getattr(images, part), getattr(images, f"{part}_labels"), rows) for images, rows in self._sets]
+        if len(tensors) == 1:
+            pixels, labels, _ = tensors[0]
+            return pixels[index], labels[index]
+        chosen_pixels = tensors[0][0].new_empty((*index.shape, *self.group.arch["image_shape"]))
+        chosen_labels = torch.empty_like(index)
+        for pixels, labels, rows in tensors:
+            chosen_pixels[rows], chosen_labels[rows] = pixels[index[rows]], labels[index[rows]]
+        return chosen_pixels, chosen_labels

@@ -1,0 +1,169 @@
+"""Trains one group of nets as one program, and hands over a snapshot at each step that asks for one.
+
+A net here equals, to rounding, the same net trained alone by an ordinary loop around torch.optim; tests/zoo/test_fit.py
+has that loop. All that is random about a net (first weights, order of images, augmentation, dropout) is a function of
+(seed, net, purpose, step). No reduction runs across nets, so a net that diverges leaves its neighbours bit-identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from metanet import seeding
+from metanet.zoo import nets as families
+from metanet.zoo.feed import Feed
+from metanet.zoo.images import Images
+from metanet.zoo.optimisers import StackOptimizer
+from metanet.zoo.plan import Group
+from metanet.zoo.stack import Stack
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A group after `step` steps; on the CPU, and unchanged while training goes on."""
+
+    step: int
+    epoch: int  # whole epochs done
+    state_dict: dict[str, Tensor]  # names of nets.build(arch).state_dict(), each [nets, *shape]
+    metrics: dict[str, Float[Tensor, " nets"]]  # {train,test}_{accuracy in [0, 1],loss in nats}, of nets in eval mode
+    diverged: Bool[Tensor, " nets"]  # these nets keep the last weights that were finite
+    resume_state: dict[str, Tensor]  # what `fit` needs to go on from here, bit for bit
+
+
+def fit(
+    group: Group,
+    images: Mapping[str, Images],
+    seed: int,
+    device: torch.device | str,
+    resume: Mapping[str, Tensor] | None,
+    on_snapshot: Callable[[Snapshot], None],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Trains `group` from its start, or from the `resume_state` of one of its snapshots.
+
+    Args:
+        images: every image set of the group, in the architecture's image shape, on `device`.
+        seed: of the zoo.
+        on_snapshot: called at each of the group's snapshot steps that lies ahead.
+
+    Raises:
+        ValueError: images that do not fit the group, or a layer that cannot be stacked.
+    """
+    training = Training(group, images, seed, torch.device(device), dtype)
+    if resume is not None:
+        training.load(resume)
+    for step in group.snapshot_steps:
+        if resume is None or step > int(resume["done"]):
+            while training.done < step:
+                training.step()
+            on_snapshot(training.snapshot())
+
+
+class Training:
+    """A group in training. All weights lie in one tensor [nets, params], which the layers see through views."""
+
+    def __init__(self, group: Group, images: Mapping[str, Images], seed: int, device: torch.device, dtype: torch.dtype):
+        self.group, self.seed = group, seed
+        self.done = 0  # steps
+        self.feed = Feed(group, images, seed, device, dtype)
+        self.alive = torch.ones(len(group.nets), dtype=torch.bool, device=device)
+
+        def each(name: str) -> Tensor:
+            values = [net.hyperparameters[name] for net in group.nets]
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        module = families.build(group.arch)
+        self.stack = Stack(module, self._names("activation"), each("dropout"))
+        fresh = families.initialise(group.arch, self._names("initialisation"), self._keys("initialisation", 0))
+        self.state_names = list(fresh)
+        names = [name for name, _ in module.named_parameters()]
+        self.weights = torch.cat([fresh[name].flatten(1) for name in names], 1).to(dtype)
+        pieces = self.weights.split([fresh[name][0].numel() for name in names], 1)
+        self.parameters = {
+            name: piece.unflatten(1, fresh[name].shape[1:]).requires_grad_()
+            for name, piece in zip(names, pieces, strict=True)
+        }
+        self.buffers = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in fresh.items()
+            if name not in self.parameters
+        }
+        self.gradients, self.proposed = torch.empty_like(self.weights), torch.empty_like(self.weights)
+        self.optimizer = StackOptimizer(self._names("optimizer"), each("weight_decay"), self.weights)
+        self.first_rate = each("learning_rate")
+        self.rate_decay = torch.tensor([net.learning_rate_decay for net in group.nets], dtype=dtype, device=device)
+
+    def _names(self, hyperparameter: str) -> list[str]:
+        return [str(net.hyperparameters[hyperparameter]) for net in self.group.nets]
+
+    def _keys(self, purpose: str, step: int) -> Tensor:
+        return seeding.keys(self.seed, self.feed.nets, purpose, step)
+
+    def step(self) -> None:
+        """One step of every net. A net whose loss or next weights are not finite stays as it is, now and later."""
+        images, labels = self.feed.train(self.done)
+        before = {name: value.clone() for name, value in self.buffers.items()}
+        logits = self.stack(self.parameters | self.buffers, images, self._keys("dropout", self.done))
+        losses = F.cross_entropy(logits, labels, reduction="none").mean(1)
+        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=self.gradients)
+        rate = self.first_rate * self.rate_decay ** (self.done // self.group.steps_per_epoch)
+        self.done += 1
+        with torch.no_grad():
+            self.optimizer.propose(self.weights, self.gradients, rate[:, None], self.done, out=self.proposed)
+            self.alive &= losses.isfinite() & self.proposed.sum(1).isfinite()
+            torch.where(self.alive[:, None], self.proposed, self.weights, out=self.weights)
+            for name, value in self.buffers.items():
+                after = value if value.is_floating_point() else value + 1  # the counter of a batch norm's steps
+                torch.where(self.alive.view(-1, *[1] * (value.dim() - 1)), after, before[name], out=value)
+
+    @torch.no_grad()
+    def evaluate(self, part: str) -> tuple[Float[Tensor, " nets"], Float[Tensor, " nets"]]:
+        """Accuracy and mean loss of every net on part "train" or "test"."""
+        correct = count = loss = torch.zeros(len(self.group.nets), device=self.weights.device)
+        for images, labels, valid in self.feed.evaluation(part):
+            logits = self.stack(self.parameters | self.buffers, images)
+            correct = correct + ((logits.argmax(1) == labels) & valid).sum(1)
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            loss = loss + torch.where(valid, losses, 0).sum(1)
+            count = count + valid.sum(1)
+        return correct / count, loss / count
+
+    def snapshot(self) -> Snapshot:
+        """The group as it is now."""
+        metrics: dict[str, Tensor] = {}
+        for part in ("train", "test"):
+            accuracy, loss = self.evaluate(part)
+            metrics[f"{part}_accuracy"], metrics[f"{part}_loss"] = accuracy.cpu(), loss.cpu()
+        state = self.parameters | self.buffers
+        return Snapshot(
+            step=self.done,
+            epoch=self.done // self.group.steps_per_epoch,
+            state_dict={name: _copy(state[name]) for name in self.state_names},
+            metrics=metrics,
+            diverged=~self.alive.cpu(),
+            resume_state={name: _copy(value) for name, value in self._state().items()}
+            | {"done": torch.tensor(self.done)},
+        )
+
+    def load(self, resume: Mapping[str, Tensor]) -> None:
+        """Goes on from the `resume_state` of a snapshot of the same group."""
+        for name, value in self._state().items():
+            value.copy_(resume[name])
+        self.done = int(resume["done"])
+
+    def _state(self) -> dict[str, Tensor]:
+        """All that a step changes, apart from the count of steps."""
+        buffers = {f"buffer.{name}": value for name, value in self.buffers.items()}
+        moments = {f"moment.{name}": value for name, value in self.optimizer.state().items()}
+        return {"weights": self.weights, "alive": self.alive} | buffers | moments
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True).contiguous()
