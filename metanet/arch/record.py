@@ -7,9 +7,11 @@ the operator does to the parameter graph (`write`, `operate`, `vector`, `block`,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from torch import Tensor
 
 from metanet.arch.axes import Axis, fixed, unify
 from metanet.arch.certificate import Equation, Scope
@@ -18,6 +20,10 @@ from metanet.arch.template import Block, Link, Operation
 
 class UnsupportedOperator(ValueError):  # noqa: N818 (the name says what the user meets)
     """An operator without a rule, or used in a way that its rule does not know; names it, its place, and what to do."""
+
+
+Rule = Callable[["Call"], "Value"]
+Example = tuple[tuple[int, ...], Callable[[], Callable[[Tensor], Tensor]]]
 
 
 @dataclass(frozen=True, eq=False)

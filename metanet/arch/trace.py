@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -36,7 +37,8 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
         ValueError: a parameter or buffer that no operator reads, tied weights, or a module that torch cannot export.
     """
     _refuse_tied_weights(module)
-    with _eval_mode(module), torch.no_grad():
+    with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the module itself warns of is no news of this call
         try:
             program = torch.export.export(module, example_inputs, strict=False)
         except Exception as error:
@@ -114,7 +116,7 @@ def _walk(
 def _apply(node: Node, number: int, values: dict[Node, Value], record: Record) -> Value:
     """The value of one operator call, by its rule."""
     call = _call(node, values, record)
-    rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_")) or rules.BY_OPERATOR.get(call.operator)
+    rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_"))  # relu_ is relu
     if rule is None:
         raise call.unsupported(
             "no rule for this operator. Add one to a file in metanet/arch/rules/ (docs/add-a-layer.md tells how)."

@@ -2,17 +2,20 @@
 
 A file defines `RULES`: a mapping from an ATen operator ("aten.conv2d", all overloads) to a function of a `Call` that
 returns the output's `Value`; the in-place form ("aten.relu_") uses the same rule. A rule raises `call.unsupported(why)`
-for every use that it does not know. `EXAMPLES` maps the same names to a function that returns a small module that calls
-the operator between two layers, and an input for it: tests/test_every_rule.py checks soundness on it.
+for every use that it does not know.
+
+It also defines `EXAMPLES`: the same operators, each with the shape [channels, *grid] of an input and a function that
+makes something to call on it (a module, or a function of a tensor) that uses the operator. tests/test_every_rule.py
+puts it between two layers and checks the rule there.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Callable
 
-from metanet.arch.record import Call, Value
-
-Rule = Callable[[Call], Value]
+from metanet.arch.record import Example, Rule
 
 MODULES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
 BY_OPERATOR: dict[str, Rule] = {operator: rule for module in MODULES for operator, rule in module.RULES.items()}
+EXAMPLES: dict[str, Example] = {
+    operator: example for module in MODULES for operator, example in module.EXAMPLES.items()
+}

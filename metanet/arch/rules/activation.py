@@ -1,8 +1,10 @@
 """Functions of one value, with the numbers that shape them: attribute name -> name of the operator's argument."""
 
-from collections.abc import Callable
+from functools import partial
 
-from metanet.arch.record import Call, Value
+import torch
+
+from metanet.arch.record import Call, Example, Rule, Value
 
 NUMBERS: dict[str, tuple[str, ...]] = {
     "relu": (),
@@ -34,7 +36,7 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _rule(kind: str, numbers: tuple[str, ...]) -> Callable[[Call], Value]:
+def _rule(kind: str, numbers: tuple[str, ...]) -> Rule:
     def activation(call: Call) -> Value:
         return call.operate(call.activation("self"), kind, **{name: call[name] for name in numbers})
 
@@ -42,3 +44,6 @@ def _rule(kind: str, numbers: tuple[str, ...]) -> Callable[[Call], Value]:
 
 
 RULES = {f"aten.{kind}": _rule(kind, numbers) for kind, numbers in NUMBERS.items()}
+EXAMPLES: dict[str, Example] = {f"aten.{kind}": ((4, 5), partial(getattr, torch.ops.aten, kind)) for kind in NUMBERS}
+EXAMPLES["aten.sqrt"] = ((4, 5), lambda: lambda x: torch.sqrt(x.abs()))
+EXAMPLES["aten.threshold"] = ((4, 5), lambda: partial(torch.threshold, threshold=0.1, value=-2.0))

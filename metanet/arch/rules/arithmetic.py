@@ -1,5 +1,7 @@
 """Sums of activations (residual connections) and arithmetic with one number."""
 
+import torch
+
 from metanet.arch.record import Call, Value
 
 
@@ -52,3 +54,9 @@ def _join(call: Call, kind: str, left: Value, right: Value) -> Value:
 
 
 RULES = {"aten.add": add, "aten.sub": subtract, "aten.mul": multiply, "aten.div": divide}
+EXAMPLES = {
+    "aten.add": ((4, 5), lambda: lambda x: 1.5 + torch.tanh(x) + x),
+    "aten.sub": ((4, 5), lambda: lambda x: torch.tanh(x) - 2 * x - 1.5),
+    "aten.mul": ((4, 5), lambda: lambda x: torch.sigmoid(x) * x * 1.5),
+    "aten.div": ((4, 5), lambda: lambda x: x / 1.5),
+}

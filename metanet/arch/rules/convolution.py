@@ -3,6 +3,8 @@
 The inputs of a convolution in groups are groups x members; each group has a permutation of its members of its own.
 """
 
+from torch import nn
+
 from metanet.arch.axes import Factor, axis
 from metanet.arch.record import Call, Value
 
@@ -59,3 +61,8 @@ def _padding(padding: str | list[int], kernel: tuple[int, ...], dilation: list[i
 
 
 RULES = {"aten.conv1d": convolution, "aten.conv2d": convolution, "aten.conv3d": convolution}
+EXAMPLES = {
+    "aten.conv1d": ((4, 6), lambda: nn.Conv1d(4, 6, 3, padding=1, groups=2)),
+    "aten.conv2d": ((4, 5, 6), lambda: nn.Conv2d(4, 6, (2, 3), stride=2, padding=1, dilation=(1, 2))),
+    "aten.conv3d": ((3, 3, 4, 4), lambda: nn.Conv3d(3, 3, 3, padding=1, groups=3)),
+}

@@ -2,6 +2,8 @@
 
 import math
 
+from torch import nn
+
 from metanet.arch.record import Call, Value
 
 
@@ -29,3 +31,4 @@ def linear(call: Call) -> Value:
 
 
 RULES = {"aten.linear": linear}
+EXAMPLES = {"aten.linear": ((4,), lambda: nn.Linear(4, 5))}

@@ -1,5 +1,7 @@
 """Normalisations whose statistics belong to a channel."""
 
+from torch import nn
+
 from metanet.arch.record import Call, Value
 
 ROLES = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "variance"}
@@ -18,3 +20,4 @@ def batch_norm(call: Call) -> Value:
 
 
 RULES = {"aten.batch_norm": batch_norm}
+EXAMPLES = {"aten.batch_norm": ((4, 5), lambda: nn.BatchNorm1d(4))}

@@ -1,12 +1,14 @@
 """Poolings over image positions; every channel is treated alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from metanet.arch.record import Call, Value
+from torch import nn
+
+from metanet.arch.record import Call, Rule, Value
 
 
-def _pool(kind: str, rank: int, numbers: tuple[str, ...]) -> Callable[[Call], Value]:
+def _pool(kind: str, rank: int, numbers: tuple[str, ...]) -> Rule:
     """A pooling with a window: its attributes are tuples of one number per grid axis, and the flags in `numbers`."""
 
     def pool(call: Call) -> Value:
@@ -21,7 +23,7 @@ def _pool(kind: str, rank: int, numbers: tuple[str, ...]) -> Callable[[Call], Va
     return pool
 
 
-def _adaptive(kind: str, rank: int) -> Callable[[Call], Value]:
+def _adaptive(kind: str, rank: int) -> Rule:
     def pool(call: Call) -> Value:
         x = _grid(call, rank)
         pooled = call.operate(x, kind, output=_each(call["output_size"], rank))
@@ -59,4 +61,16 @@ RULES = {
     **{f"aten.max_pool{n}d": _pool("max_pool", n, ("dilation", "ceil_mode")) for n in (1, 2, 3)},
     **{f"aten.avg_pool{n}d": _pool("avg_pool", n, ("ceil_mode", "count_include_pad")) for n in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{n}d": _adaptive("adaptive_avg_pool", n) for n in (1, 2, 3)},
+}
+EXAMPLES = {
+    "aten.mean": ((4, 3, 5), lambda: lambda x: x.mean((2, 3))),
+    "aten.max_pool1d": ((4, 7), lambda: nn.MaxPool1d(3, dilation=2)),
+    "aten.max_pool2d": ((4, 5, 7), lambda: nn.MaxPool2d(2, ceil_mode=True)),
+    "aten.max_pool3d": ((4, 3, 4, 4), lambda: nn.MaxPool3d(2)),
+    "aten.avg_pool1d": ((4, 7), lambda: nn.AvgPool1d(3, padding=1)),
+    "aten.avg_pool2d": ((4, 5, 7), lambda: nn.AvgPool2d((2, 3), stride=1)),
+    "aten.avg_pool3d": ((4, 3, 4, 4), lambda: nn.AvgPool3d(2)),
+    "aten.adaptive_avg_pool1d": ((4, 7), lambda: nn.AdaptiveAvgPool1d(2)),
+    "aten.adaptive_avg_pool2d": ((4, 5, 7), lambda: nn.AdaptiveAvgPool2d((2, 3))),
+    "aten.adaptive_avg_pool3d": ((4, 3, 4, 4), lambda: nn.AdaptiveAvgPool3d(1)),
 }

@@ -1,0 +1,241 @@
+"""trace: what becomes of a module, what is refused, and that the module stays as it was."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import metanet
+from metanet.arch.template import Operation
+from metanet.arch.trace import UnsupportedOperator, trace
+from metanet.zoo import nets
+
+NWS = {"family": "nws_cnn", "filter_size": 3, "conv_depth": 3, "dense_depth": 2, "conv_width": 4, "dense_width": 8}
+SHAPE = {"image_shape": [1, 9, 9], "num_classes": 5, "batch_norm": True}
+IMAGES = torch.zeros(2, 3, 8, 8)
+
+
+def kinds(template):
+    return [[operation.kind for operation in space.operations] for space in template.spaces]
+
+
+def conv_net(*between, out=6):
+    """conv -> between -> conv, so that what stands between acts on exchangeable channels."""
+    return nn.Sequential(nn.Conv2d(3, out, 3), *between, nn.Conv2d(out, 2, 1))
+
+
+def test_nws_cnn_becomes_one_space_per_layer_in_order_of_computation():
+    template = metanet.trace(nets.build(NWS | SHAPE, dropout=0.5), torch.zeros(2, 1, 9, 9))
+    conv, dense = ["bias", "batch_norm", "relu", "max_pool"], ["bias", "relu", "batch_norm"]
+    assert kinds(template) == [[], conv, conv, conv, dense, dense, ["bias"]]
+    assert [space.size for space in template.spaces] == [1, 4, 8, 16, 8, 4, 5]
+    assert [space.role for space in template.spaces] == ["input", *["hidden"] * 5, "output"]
+    assert [space.fixed for space in template.spaces] == [True, *[False] * 5, True]
+    assert [(block.source, block.target) for block in template.blocks] == [(i, i + 1) for i in range(6)]
+    assert [block.kind for block in template.blocks] == ["conv"] * 3 + ["flatten"] + ["linear"] * 2
+    assert template.blocks[3].shape == (8, 16, 4)
+    assert template.blocks[3].taps == (2, 2)
+    assert template.spaces[1].vectors.keys() == {"bias", "scale", "shift", "mean", "variance"}
+    assert template.spaces[1].operations[-1].attributes["ceil_mode"] is True
+
+
+def test_mlp_on_images_has_a_node_per_pixel():
+    template = trace(nets.build({"family": "mlp", "depth": 2, "width": 6} | SHAPE), torch.zeros(2, 1, 9, 9))
+    assert [space.size for space in template.spaces] == [81, 6, 6, 5]
+    assert [block.kind for block in template.blocks] == ["linear"] * 3
+
+
+def test_functional_code_is_seen_like_modules():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4 * 9, 2)
+
+        def forward(self, x):
+            x = F.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
+            return self.head(F.dropout(x, 0.5, self.training).view(x.size(0), -1))
+
+    modules = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2)
+    )
+    functional, sequential = trace(Functional(), IMAGES), trace(modules, IMAGES)
+    assert kinds(functional) == kinds(sequential)
+    assert [b.shape for b in functional.blocks] == [b.shape for b in sequential.blocks]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (conv_net(nn.ReLU()), conv_net(nn.Tanh())),
+        (conv_net(nn.LeakyReLU(0.1)), conv_net(nn.LeakyReLU(0.2))),
+        (conv_net(nn.ELU(1.0)), conv_net(nn.ELU(0.5))),
+        (conv_net(nn.GELU()), conv_net(nn.GELU(approximate="tanh"))),
+        (conv_net(nn.BatchNorm2d(6), nn.ReLU()), conv_net(nn.ReLU(), nn.BatchNorm2d(6))),
+        (conv_net(nn.BatchNorm2d(6, eps=1e-5)), conv_net(nn.BatchNorm2d(6, eps=1e-3))),
+        (conv_net(nn.MaxPool2d(2)), conv_net(nn.AvgPool2d(2))),
+        (conv_net(nn.MaxPool2d(2)), conv_net(nn.MaxPool2d(2, ceil_mode=True))),
+        (conv_net(nn.MaxPool2d(2)), conv_net(nn.MaxPool2d(2, stride=1))),
+        (conv_net(nn.MaxPool2d(2), nn.ELU()), conv_net(nn.ELU(), nn.MaxPool2d(2))),
+        (conv_net(nn.AvgPool2d(3, padding=1)), conv_net(nn.AvgPool2d(3, padding=1, count_include_pad=False))),
+        (conv_net(nn.AdaptiveAvgPool2d(2)), conv_net(nn.AdaptiveAvgPool2d((2, 1)))),
+        (nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3, stride=2)),
+        (nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3, padding=1)),
+        (nn.Conv2d(3, 4, 3, padding=2), nn.Conv2d(3, 4, 3, padding=2, dilation=2)),
+        (nn.Conv2d(3, 4, (1, 3)), nn.Conv2d(3, 4, (3, 1))),
+        (nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(3, 4, 3)),
+        (conv_net(nn.Conv2d(6, 6, 1, groups=2)), conv_net(nn.Conv2d(6, 6, 1, groups=3))),
+    ],
+)
+def test_nets_that_differ_in_what_weights_do_not_show_have_different_templates(one, other):
+    one, other = trace(one, IMAGES), trace(other, IMAGES)
+    assert (one.spaces, one.blocks, one.links) != (other.spaces, other.blocks, other.links)
+
+
+def test_same_padding_of_an_even_kernel_is_written_out():
+    (block,) = trace(nn.Conv2d(3, 4, (2, 5), padding="same", dilation=(1, 2)), IMAGES).blocks
+    assert block.attributes["padding"] == (0, 1, 4, 4)
+    assert trace(nn.Conv2d(3, 4, 3, padding="same"), IMAGES) == trace(nn.Conv2d(3, 4, 3, padding=1), IMAGES)
+
+
+class Residual(nn.Module):
+    def __init__(self, width=6, inplace=True, before=False):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)
+        self.conv, self.head = nn.Conv2d(width, width, 3, padding=1), nn.Linear(width, 2)
+        self.act, self.before = nn.ReLU(inplace), before
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.act(self.norm(x)) if self.before else self.norm(self.conv(x))
+        y = self.conv(y) if self.before else y
+        return self.head(self.act(x + y).mean((2, 3)))
+
+
+def test_a_residual_add_links_its_inputs_to_a_space_of_its_own():
+    template = trace(Residual(), IMAGES)
+    assert [space.name for space in template.spaces] == ["input", "stem", "conv", "add", "head"]
+    assert [(link.kind, link.source, link.target) for link in template.links] == [("add", 1, 3), ("add", 2, 3)]
+    assert len(template.symmetry.permutations) == 1
+    assert kinds(template)[3] == ["relu", "adaptive_avg_pool"]
+
+
+def test_what_one_branch_does_is_not_seen_by_the_other():
+    template = trace(Residual(before=True), IMAGES)
+    assert [space.name for space in template.spaces] == ["input", "stem", "norm", "conv", "add", "head"]
+    assert [link.kind for link in template.links] == ["identity", "add", "add"]
+    assert kinds(template)[1:4] == [["bias"], ["batch_norm", "relu"], ["bias"]]
+
+
+def test_in_place_and_ordinary_activations_give_the_same_template():
+    assert trace(Residual(inplace=True), IMAGES) == trace(Residual(inplace=False), IMAGES)
+
+
+def test_an_in_place_change_reaches_later_readers():
+    class Overwrites(Residual):
+        def forward(self, x):
+            x = self.stem(x)
+            y = torch.relu_(x)
+            return self.head((x + y).mean((2, 3)))  # x is relu(x) here
+
+    overwrites = Overwrites()
+    del overwrites.norm, overwrites.conv
+    template = trace(overwrites, IMAGES)
+    assert kinds(template)[1] == ["bias", "relu"]
+    assert [(link.source, link.target) for link in template.links] == [(1, 2), (1, 2)]
+
+
+def test_an_in_place_change_of_shared_memory_is_refused():
+    class Aliased(Residual):
+        def forward(self, x):
+            x = self.stem(x)
+            alias = x.view(x.shape)
+            return self.head((torch.relu_(x) + alias).mean((2, 3)))
+
+    with pytest.raises(UnsupportedOperator, match=r"aten.relu_ in the outermost module.*test_trace.py:\d+.*in place"):
+        trace(Aliased(), IMAGES)
+
+
+@given(width=st.integers(1, 4), side=st.integers(1, 3), channels_last=st.booleans())
+def test_flattened_taps_are_read_in_the_order_of_the_weight(width, side, channels_last):
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, width, 9 - side), nn.Linear(width * side**2, 2)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.head((x.permute(0, 2, 3, 1) if channels_last else x).flatten(1))
+
+    block = trace(Flat(), IMAGES).blocks[1]
+    assert block.shape == (2, width, side**2)
+    if side > 1:
+        assert block.pattern == ("o (t i) -> o i t" if channels_last else "o (i t) -> o i t")
+
+
+def test_an_operator_without_a_rule_is_named_with_its_place_and_what_to_do():
+    class Sorted(nn.Module):
+        def forward(self, x):
+            return x.cumsum(1)
+
+    with pytest.raises(UnsupportedOperator) as error:
+        trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(Sorted()), nn.Conv2d(4, 2, 1)), IMAGES)
+    assert "aten.cumsum in module '1.0'" in str(error.value)
+    assert "test_trace.py:" in str(error.value)
+    assert "docs/add-a-layer.md" in str(error.value)
+
+
+def test_a_parameter_that_nothing_reads_is_refused():
+    net = conv_net(nn.ReLU())
+    net.register_parameter("spare", nn.Parameter(torch.zeros(3)))
+    with pytest.raises(ValueError, match=r"no operator reads spare in eval mode"):
+        trace(net, IMAGES)
+
+
+def test_tied_weights_are_refused():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    with pytest.raises(ValueError, match=r"'1.weight' and '0.weight' are one tensor"):
+        trace(net, torch.zeros(2, 3))
+    layer = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"tied weights"):
+        trace(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.BatchNorm2d(3, track_running_stats=False), "normalises by its batch"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(6, 2)), "not the axis of the channels"),
+        (nn.ReLU(), "no weight tensor"),
+        (nn.Linear(5, 2), "cannot be exported"),
+    ],
+)
+def test_uses_that_no_rule_knows_are_refused(net, message):
+    with pytest.raises(ValueError, match=message):
+        trace(net, IMAGES)
+
+
+def test_tracing_leaves_the_module_as_it_was():
+    net = nets.build(NWS | SHAPE, dropout=0.5).half()
+    net.get_submodule("conv1").eval()
+    flags = {name: module.training for name, module in net.named_modules()}
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    trace(net.float(), torch.zeros(2, 1, 9, 9))
+    assert flags == {name: module.training for name, module in net.named_modules()}
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_number_added_or_multiplied_is_an_operation():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.two(2.0 * torch.tanh(self.one(x)) - 0.5)
+
+    operations = trace(Scaled(), torch.zeros(2, 3)).spaces[1].operations
+    assert operations[-2:] == (Operation("mul", {"value": 2.0}), Operation("add", {"value": -0.5}))
