@@ -19,10 +19,12 @@ import rich.console
 
 from metanet import commandline, metrics
 from metanet.reporting import figures, findings, page, record
-from metanet.reporting.comparison import Comparison, Entry, compare, score_of
+from metanet.reporting.comparison import Comparison, compare, score_of
 from metanet.reporting.record import Record
-from metanet.reporting.tables import Table, to_html, to_markdown, to_rich
+from metanet.reporting.tables import Table, print_to, to_html, to_markdown
 from metanet.targets import Target
+
+LOG_WIDTH = 180  # columns of the tables where standard output is a file
 
 
 @dataclass
@@ -74,12 +76,14 @@ def tables(each: Comparison) -> Iterator[tuple[str, str, Table]]:
 def show(comparisons: Sequence[Comparison], unfinished: Sequence[Record], split: str) -> None:
     """The tables in the terminal."""
     console = rich.console.Console()
+    if not console.is_terminal:
+        console = rich.console.Console(width=LOG_WIDTH)
     for line in findings.warnings(comparisons, unfinished):
         console.print(f"warning: {line}", style="yellow", highlight=False, markup=False)
     for each in comparisons:
         console.print(f"\n{findings.title(each)}: {findings.summary(each, split)}\n", highlight=False, markup=False)
         for heading, _, table in tables(each):
-            console.print(to_rich(table, heading))
+            print_to(console, table, heading)
 
 
 def markdown(comparisons: Sequence[Comparison], unfinished: Sequence[Record], split: str) -> str:
@@ -112,9 +116,8 @@ def html(comparisons: Sequence[Comparison], unfinished: Sequence[Record], split:
     ]
     found = findings.warnings(comparisons, unfinished)
     if found:
-        body.append(
-            f'<div class="warning"><b>Please note</b><ul>{"".join(f"<li>{escape(line)}</li>" for line in found)}</ul></div>'
-        )
+        items = "".join(f"<li>{escape(line)}</li>" for line in found)
+        body.append(f'<div class="warning"><b>Please note</b><ul>{items}</ul></div>')
     for place, each in enumerate(comparisons):
         body += _section(each, f"comparison{place}", drawn, split)
     body += ["<h2>How to read this</h2>", page.definitions(findings.HOW_TO_READ)]
@@ -138,7 +141,7 @@ def _section(each: Comparison, name: str, drawn: page.Figures, split: str) -> It
     panels = "".join(_curves(each, palette, drawn))
     if panels:
         yield "<h3>Learning curves</h3>"
-        yield '<p class="note">Loss per epoch: training dotted grey, validation coloured; a line per seed. 1 is a model that knows nothing.</p>'
+        yield '<p class="note">Training dotted grey, validation coloured, a line per seed. 1 is knowing nothing.</p>'
         yield f'<div class="panels">{panels}</div>'
     yield "<h3>How this was measured</h3>"
     yield page.definitions(findings.measured(each, split))

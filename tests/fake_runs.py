@@ -36,7 +36,8 @@ def write_run(
     path = root / f"{model}{changes and '-' + changes}-seed{seed}"
     path.mkdir(parents=True)
     config = {
-        "model": {"_target_": f"metanet.models.{model}.Model"},
+        "model": {"_target_": f"metanet.models.{model}.Model", "depth": 3},
+        "training": {"epochs": epochs},
         "zoo": zoo,
         "seed": seed,
         "snapshots": "all",
@@ -53,6 +54,9 @@ def write_run(
         return path
     pq.write_table(_predictions(targets, seed, skill, num_lineages, snapshots, first_net), path / "predictions.parquet")
     result = {
+        "model": f"{model}{changes and '-' + changes}",
+        "nets": {"train": 100, "valid": num_lineages * snapshots, "test": num_lineages * snapshots},
+        "epochs": epochs,
         "parameters": 12345,
         "seconds": 61.5 + seed,
         "best_epoch": max(epochs - 1, 0),

@@ -1,4 +1,4 @@
-"""Runs side by side: which may be compared, and their scores with intervals. All numbers of the report come from here."""
+"""Runs side by side: which may be compared, their scores with intervals, and their differences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -130,6 +131,7 @@ def _conditions(record: Record, split: str) -> dict[str, str]:
         "zoo": record.zoo,
         "split": record.split,
         "snapshots": record.snapshots,
+        "nets": ", ".join(f"{part} {count:,}" for part, count in (record.of_result("nets") or {}).items()),
         "targets": ", ".join(target.name for target in record.targets),
         f"{split} nets": f"{nets:,} nets of {lineages:,} lineages, fingerprint {digest.hexdigest()[:8]}",
     }
@@ -142,7 +144,7 @@ def _comparison(conditions: Mapping[str, str], records: Sequence[Record], split:
     targets = records[0].targets
     entries = []
     for name, runs in by_name.items():
-        for one, two in zip(runs, runs[1:], strict=False):
+        for one, two in pairwise(runs):
             if one.seed == two.seed:
                 raise ValueError(
                     f"{one.path} and {two.path}: two runs of {name} with seed {one.seed} on the same nets. "

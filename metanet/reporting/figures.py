@@ -1,4 +1,4 @@
-"""The report's figures as plain plotly specifications: {"data": [...], "layout": {...}}, drawn by the page's plotly.js."""
+"""The report's figures as plain plotly specifications, {"data": [...], "layout": {...}}, which plotly.js draws."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -111,11 +111,11 @@ def confusion(counts: Int[np.ndarray, "classes classes"], classes: Sequence[str]
         "showscale": False,
         "xgap": 1,
         "ygap": 1,
-        "hovertemplate": "true %{y}, predicted %{x}<br>%{z:.0%} of the class (%{customdata} predictions)<extra></extra>",
+        "hovertemplate": "true %{y}, predicted %{x}<br>%{z:.0%} of the class, %{customdata} nets<extra></extra>",
     }
     if len(classes) <= MOST_NUMBERS:
         cells |= {"text": [[f"{100 * s:.0f}" for s in row] for row in shares], "texttemplate": "%{text}"}
-    x = {"type": "category", "title": _title("predicted, % of each true class"), "showgrid": False, "tickangle": "auto"}
+    x = {"type": "category", "title": _title("predicted, % of each true class"), "showgrid": False}
     y = {"type": "category", "autorange": "reversed", "title": _title("true"), "showgrid": False}
     return {"data": [cells], "layout": _layout(300, x, y)}
 
@@ -152,7 +152,7 @@ def scatter(true: Float[np.ndarray, " nets"], predicted: Float[np.ndarray, " net
 
 
 def curves(
-    logs: Mapping[int, Sequence[tuple[float, float | None, float | None]]], colour: str, ends: tuple[float, float]
+    logs: Mapping[int, Sequence[tuple[int, float | None, float | None]]], colour: str, ends: tuple[float, float]
 ) -> Figure:
     """Train (grey, dotted) and validation (coloured) loss; `logs` maps a seed to (epoch, train, valid) rows.
 

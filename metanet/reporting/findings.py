@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metanet.reporting.comparison import LEVEL, RESAMPLES, Comparison, difference, score_of
+from metanet.reporting.comparison import LEVEL, RESAMPLES, Comparison, Entry, difference, score_of
 from metanet.reporting.record import Record
 from metanet.reporting.tables import Cell, Column, Table
 from metanet.targets import Target
@@ -47,7 +47,7 @@ HOW_TO_READ = (
 
 
 def title(each: Comparison) -> str:
-    return each.conditions["zoo"].rstrip("/").rsplit("/", 1)[-1]
+    return each.conditions["zoo"]
 
 
 def summary(each: Comparison, split: str) -> str:
@@ -110,15 +110,29 @@ def measured(each: Comparison, split: str) -> list[tuple[str, str]]:
             f"Percentile bootstrap, {LEVEL:.0%}, {RESAMPLES:,} resamples of whole lineages (equally for every model) "
             f"and of seeds. Differences are taken resample by resample.",
         ),
-        ("commands", "\n".join(run.command for entry in each.entries for run in entry.runs)),
+        ("commands", "\n".join(map(command, each.entries))),
     ]
+
+
+def command(entry: Entry) -> str:
+    """What trains all seeds of an entry again."""
+    run = entry.runs[0]
+    if run.changes is None:
+        return "\n".join(f"# {run.path}: see its config.yaml" for run in entry.runs)
+    seeds = ",".join(str(run.seed) for run in entry.runs)
+    words = [
+        "python -m metanet.train",
+        "-m" if len(entry.runs) > 1 else "",
+        f"model={run.model} zoo={run.config['zoo']}",
+    ]
+    return " ".join(filter(None, [*words, run.changes, f"seed={seeds}"]))
 
 
 def scores(each: Comparison) -> Table:
     """Targets by models: score, interval, spread over seeds; who is best, and whose interval reaches the best one's."""
     columns = [Column("target")]
     columns += [Column(entry.name, "controls" if entry.control else "models") for entry in each.entries]
-    columns.append(Column("best", "reading", prose=True))
+    columns.append(Column("best", " ", prose=True))
     rows = []
     for target in (None, *each.targets):
         name = None if target is None else target.name
@@ -167,7 +181,7 @@ def costs(each: Comparison) -> Table:
             [
                 Cell(entry.name),
                 Cell(span([run.of_result("parameters") for run in runs])),
-                Cell(span([run.epochs for run in runs])),
+                Cell(span([run.of_result("epochs") for run in runs])),
                 Cell(span([run.of_result("best_epoch") for run in runs])),
                 Cell(span([run.of_result("seconds") for run in runs])),
                 Cell(", ".join(str(run.seed) for run in runs)),
@@ -187,14 +201,14 @@ def kind(target: Target | None) -> str:
 
 
 def number(value: float) -> str:
-    return "n/a" if not np.isfinite(value) else f"{value:.3f}"
+    return "n/a" if not np.isfinite(value) else f"{value:.3f}".replace("-", "−")
 
 
 def signed(value: float) -> str:
     return "n/a" if not np.isfinite(value) else f"{value:+.3f}".replace("-", "−")
 
 
-def span(values: Sequence[float | None]) -> str:
+def span(values: Sequence[int | float | None]) -> str:
     """One number, or the lowest and the highest."""
     known = [value for value in values if value is not None]
     if not known:

@@ -16,7 +16,9 @@ body { margin: 0; background: #fff; color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 36px 28px 72px; }
 h1 { font-size: 30px; line-height: 1.2; letter-spacing: -.02em; margin: 0 0 8px; }
-h2 { font-size: 24px; letter-spacing: -.015em; margin: 64px 0 6px; padding-top: 28px; border-top: 3px solid var(--ink); }
+h2 { font-size: 24px; letter-spacing: -.015em; margin: 56px 0 6px; padding-top: 24px;
+  border-top: 1px solid var(--line); }
+h1 ~ h2:first-of-type { margin-top: 20px; }
 h3 { font-size: 18px; letter-spacing: -.01em; margin: 44px 0 4px; }
 p { margin: 6px 0 12px; max-width: 76ch; }
 p.note, figcaption span, td small, th small, .muted { color: var(--muted); }
@@ -26,14 +28,13 @@ code { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace
   padding: 1px 4px; border-radius: 3px; overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: 12px 14px; border-radius: 6px; overflow-x: auto; margin: 8px 0 14px; }
 pre code { background: none; padding: 0; overflow-wrap: normal; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 22px 0 8px; }
-.facts div { background: var(--soft); border-radius: 8px; padding: 12px 14px; font-size: 13px; color: var(--muted); }
-.facts b { display: block; color: var(--ink); font-size: 21px; line-height: 1.3; letter-spacing: -.01em; }
-.warning { background: var(--warn); border-left: 4px solid #e69f00; padding: 10px 14px; border-radius: 4px; margin: 16px 0; }
+.warning { background: var(--warn); border-left: 4px solid #e69f00; padding: 10px 14px; border-radius: 4px;
+  margin: 16px 0; }
 .warning ul { margin: 4px 0 0; padding-left: 20px; }
 .scroll { overflow-x: auto; margin: 12px 0 6px; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; min-width: 100%; }
-th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
+th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top;
+  white-space: nowrap; }
 th { font-weight: 600; }
 thead th { border-bottom: 1.5px solid #9aa5b1; vertical-align: bottom; }
 thead tr.groups th { border-bottom: 0; color: var(--muted); font-size: 11.5px; letter-spacing: .05em;
@@ -45,12 +46,14 @@ td.first, th.first { border-left: 1px solid #c5cdd5; }
 td.text, th.text { text-align: left; white-space: normal; min-width: 150px; }
 td.best { font-weight: 700; }
 .better { color: #00664b; font-weight: 600; } .worse { color: #a83c00; font-weight: 600; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 22px 26px; margin: 14px 0; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr));
+  gap: 22px 26px; margin: 14px 0; }
 .panels[hidden] { display: none; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: 13.5px; font-weight: 600; margin-bottom: 2px; }
 figcaption span { font-weight: 400; }
-select { font: inherit; padding: 5px 8px; border: 1px solid #9aa5b1; border-radius: 6px; background: #fff; color: inherit; max-width: 100%; }
+select { font: inherit; padding: 5px 8px; border: 1px solid #9aa5b1; border-radius: 6px; background: #fff;
+  color: inherit; max-width: 100%; }
 details { margin: 10px 0; } summary { cursor: pointer; color: var(--accent); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 18px; max-width: 90ch; margin: 10px 0; }
 dt { font-weight: 600; } dd { margin: 0; }
@@ -58,7 +61,7 @@ footer { margin-top: 56px; padding-top: 14px; border-top: 1px solid var(--line);
 @media (max-width: 640px) {
   main { padding: 22px 16px 48px; } h1 { font-size: 25px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 10px; }
-  th, td { padding: 6px 8px; } .facts { grid-template-columns: 1fr 1fr; }
+  th, td { padding: 6px 8px; }
 }
 @media print { .panels { break-inside: auto; } figure, tr { break-inside: avoid; } }
 """

@@ -35,8 +35,8 @@ class Record:
 
     @property
     def model(self) -> str:
-        """The model's own name, such as gnn, whatever was changed of it."""
-        return str(self.config["model"]["_target_"]).split(".")[-2]
+        """The choice of configs/model, such as gnn, whatever was changed of it."""
+        return _words(self.of_result("model"))[0]
 
     @property
     def seed(self) -> int:
@@ -44,7 +44,7 @@ class Record:
 
     @property
     def zoo(self) -> str:
-        return str(self.config["zoo"])
+        return Path(self.config["zoo"]).name
 
     @property
     def split(self) -> str:
@@ -60,14 +60,17 @@ class Record:
         return (self.result or {}).get(key)
 
     @property
-    def command(self) -> str:
-        """What trains this run again."""
-        return str(self.of_result("command") or f"see {self.path / runs.CONFIG}")
+    def changes(self) -> str | None:
+        """What the command line changed of the model and its training, as words of a command; None if it is unknown.
 
-    @property
-    def epochs(self) -> int | None:
-        """The last epoch of the log; none for a model that is fitted in one go."""
-        return int(max(epoch for epoch, _, _ in self.losses)) if self.losses else None
+        `runs.model_name` drops the sections' names and, where a value does not fit a file name, ends in a hash.
+        """
+        words = _words(self.of_result("model"))[1:]
+        if any(re.search("-[0-9a-f]{6}$", word) for word in words):
+            return None
+        sections = {key: section for section in ("training", "model") for key in self.config.get(section, {})}
+        full = (f"{sections[key]}.{word}" if (key := re.split("[.=]", word)[0]) in sections else word for word in words)
+        return " ".join(full)
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -82,7 +85,8 @@ class Record:
         """The stored predictions, a row per split, net, step and target."""
         path = self.path / runs.PREDICTIONS
         try:
-            return pq.read_table(path, columns=["split", "net", "lineage", "step", "target", "true", "predicted"])
+            table = pq.read_table(path, columns=["split", "net", "lineage", "step", "target", "true", "predicted"])
+            return table.sort_by([("net", "ascending"), ("step", "ascending")])
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: missing, though the run has finished. {_AGAIN}") from None
         except (pa.ArrowInvalid, KeyError) as error:
@@ -92,16 +96,16 @@ class Record:
         return metrics.predictions_of(self.table, target, split)
 
     @cached_property
-    def losses(self) -> list[tuple[float, float | None, float | None]]:
+    def losses(self) -> list[tuple[int, float | None, float | None]]:
         """(epoch, training loss, validation loss) of every epoch that was logged."""
-        path = self.path / runs.LOG
+        path = self.path / runs.LOG  # absent where a model is fitted in one go
         rows = []
         for place, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {place}: not JSON ({error.msg}). {_AGAIN}") from error
-            if "epoch" in row:
+            if row.get("phase") == "train":  # pretraining has another loss
                 rows.append((row["epoch"], _number(row.get("train_loss")), _number(row.get("valid_loss"))))
         return rows
 
@@ -145,6 +149,11 @@ def _json(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: missing, though the run has finished. {_AGAIN}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON ({error}). {_AGAIN}") from error
+
+
+def _words(name: Any) -> list[str]:
+    """gnn-depth=2-learning_rate=1e-3 -> [gnn, depth=2, learning_rate=1e-3]"""
+    return re.split(r"-(?=[\w.]+=)", str(name))
 
 
 def _number(value: Any) -> float | None:

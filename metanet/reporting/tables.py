@@ -6,6 +6,7 @@ from html import escape
 from itertools import groupby
 
 import rich.box
+import rich.console
 import rich.table
 from rich.markup import escape as unmarked
 
@@ -42,22 +43,36 @@ class Table:
         assert all(len(row) == len(self.columns) for row in self.rows), "a row is as long as the heading"
 
 
-def to_rich(table: Table, title: str) -> rich.table.Table:
-    """For the terminal; small print follows its text."""
+def to_rich(table: Table, title: str, full: bool = True) -> rich.table.Table:
+    """For the terminal; without small print and prose columns if not `full`."""
     shown = rich.table.Table(title=title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
-    for place, column in enumerate(table.columns):
-        name = f"[dim]{column.group}[/dim]\n{unmarked(column.name)}" if column.group else unmarked(column.name)
+    kept = [place for place, column in enumerate(table.columns) if full or not column.prose]
+    grouped = any(column.group.strip() for column in table.columns)
+    group = ""
+    for place in kept:
+        column = table.columns[place]
+        heading = f"[dim]{column.group if column.group != group else ''}[/dim]\n" if grouped else ""
         left = column.prose or place == 0
-        shown.add_column(name, justify="left" if left else "right", no_wrap=not column.prose, overflow="fold")
+        shown.add_column(
+            heading + unmarked(column.name), justify="left" if left else "right", overflow="fold", no_wrap=place == 0
+        )
+        group = column.group
     styles = {"best": "bold", "better": "green", "worse": "red"}
-    for place, row in enumerate(table.rows):
+    for number, row in enumerate(table.rows):
         cells = []
-        for cell in row:
+        for cell in (row[place] for place in kept):
             text = unmarked(cell.text)
             text = f"[{styles[cell.meaning]}]{text}[/]" if cell.meaning else text
-            cells.append("\n".join([text, *(f"[dim]{unmarked(line)}[/dim]" for line in cell.small)]))
-        shown.add_row(*cells, end_section=place in table.set_apart)
+            cells.append("\n".join([text, *(f"[dim]{unmarked(line)}[/dim]" for line in cell.small if full)]))
+        shown.add_row(*cells, end_section=number in table.set_apart)
     return shown
+
+
+def print_to(console: rich.console.Console, table: Table, title: str) -> None:
+    """In full where the console is wide enough for it."""
+    full = to_rich(table, title)
+    fits = console.measure(full, options=console.options.update(max_width=10**4)).maximum <= console.width
+    console.print(full if fits else to_rich(table, f"{title} (a wider terminal shows more)", full=False))
 
 
 def to_markdown(table: Table) -> str:
