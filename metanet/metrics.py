@@ -45,7 +45,7 @@ def main_metric(target: Target) -> str:
 def metrics(target: Target, predictions: Predictions) -> dict[str, float]:
     """accuracy and macro_f1, or r2, mae and kendall_tau_b. Log targets are scored on log10 (mae in decades)."""
     sums, _ = _lineage_sums(target, predictions)
-    values = {name: float(value) for name, value in _from_sums(target, sums.sum(0)).items()}
+    values = {name: value.item() for name, value in _from_sums(target, sums.sum(0, keepdims=True)).items()}
     if target.kind == "regression":
         values["kendall_tau_b"] = kendall_tau_b(predictions.predicted, predictions.true)
     return values
