@@ -1,0 +1,76 @@
+"""Draws the parameter graph of an architecture as an interactive page (.html) or a picture (.png).
+
+    python scripts/draw_graph.py zoo=zoos/demo out=graph.html                      # the zoo's first architecture
+    python scripts/draw_graph.py zoo=zoos/demo arch=mlp-2x64-1x14x14-10 out=graph.png
+    python scripts/draw_graph.py module=torchvision.models:alexnet input=[1,3,224,224] out=graph.html
+
+`module` is package:factory, a function without required arguments that returns an nn.Module; it is imported and called.
+"""
+
+import importlib
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from metanet import commandline
+from metanet.arch.draw import draw
+from metanet.arch.template import Template
+from metanet.arch.trace import trace
+from metanet.zoo.store import open_zoo
+
+
+@dataclass
+class Options:
+    out: str = field(default="graph.html", metadata={"help": "the picture, .html or .png"})
+    zoo: str | None = field(default=None, metadata={"help": "a zoo's folder"})
+    arch: str | None = field(default=None, metadata={"help": "an architecture of the zoo (its first)"})
+    activation: str = field(default="relu", metadata={"help": "the activation that the zoo's architecture gets"})
+    module: str | None = field(default=None, metadata={"help": "package:factory, in place of a zoo"})
+    input: list[int] | None = field(default=None, metadata={"help": "shape of the module's input: [1,3,32,32]"})
+
+
+def main(options: Options) -> None:
+    if (options.zoo is None) == (options.module is None):
+        raise ValueError(
+            "found zoo= and module= both or neither, expected one of them: zoo=zoos/NAME or module=package:factory"
+        )
+    title, template = _of_zoo(options) if options.zoo else _of_module(options)
+    draw(template, Path(options.out), title)
+    parts = f"{len(template.spaces)} spaces, {len(template.blocks)} blocks, {template.num_params:,} parameters"
+    print(f"{options.out}: {title}, {parts}")
+
+
+def _of_zoo(options: Options) -> tuple[str, Template]:
+    zoo = open_zoo(str(options.zoo))
+    arch = options.arch or min(zoo.archs)
+    if arch not in zoo.archs:
+        close = get_close_matches(arch, zoo.archs, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"{zoo.path}: found no architecture {arch!r}, expected one of {', '.join(sorted(zoo.archs))}{hint}"
+        )
+    return f"{arch}, {options.activation}", zoo.template(arch, options.activation)
+
+
+def _of_module(options: Options) -> tuple[str, Template]:
+    if not options.input:
+        raise ValueError("module= needs the shape of the module's input, for example input=[1,3,32,32]")
+    package, colon, factory = str(options.module).partition(":")
+    try:
+        module = getattr(importlib.import_module(package), factory)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"module={options.module}: expected package:factory that can be called without arguments; {error}"
+        ) from error
+    if not colon or not isinstance(module, nn.Module):
+        raise ValueError(
+            f"module={options.module}: expected package:factory that returns an nn.Module, found {type(module)}"
+        )
+    return factory, trace(module, torch.randn(options.input))
+
+
+if __name__ == "__main__":
+    commandline.run(main, Options)
