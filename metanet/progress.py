@@ -23,7 +23,7 @@ class _Rate(ProgressColumn):
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float, unit: str = "nets") -> Iterator[Callable[..., None]]:
+def progress(description: str, total: int | float, unit: str = "nets") -> Iterator[Callable[..., None]]:
     """A bar on stderr; the yielded function is called `advance(count, note="")` as work gets done."""
     if sys.stderr.isatty():
         columns = (
@@ -37,7 +37,7 @@ def progress(description: str, total: float, unit: str = "nets") -> Iterator[Cal
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(description, total=total, note="")
 
-            def advance(count: float = 1, note: str | None = None) -> None:
+            def advance(count: int | float = 1, note: str | None = None) -> None:
                 bar.update(task, advance=count, **({} if note is None else {"note": note}))
 
             yield advance
@@ -46,7 +46,7 @@ def progress(description: str, total: float, unit: str = "nets") -> Iterator[Cal
     start = printed = time.monotonic()
     done = 0.0
 
-    def advance_line(count: float = 1, note: str | None = None) -> None:
+    def advance_line(count: int | float = 1, note: str | None = None) -> None:
         nonlocal done, printed
         done += count
         now = time.monotonic()
@@ -54,6 +54,10 @@ def progress(description: str, total: float, unit: str = "nets") -> Iterator[Cal
             printed = now
             rate = done / max(now - start, 1e-9)
             left = f"{max(total - done, 0) / max(rate, 1e-9):,.0f} s left" if done < total else f"{now - start:,.1f} s"
-            print(f"{description}: {done:,.0f}/{total:,.0f} {unit}, {rate:,.1f}/s, {left} {note or ''}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{description}: {done:,.0f}/{total:,.0f} {unit}, {rate:,.1f}/s, {left} {note or ''}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield advance_line

@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 import torch
 
@@ -23,6 +24,7 @@ from metanet.zoo.plan import Group
 from metanet.zoo.work import Work
 
 Report = Callable[[Group, float], None]
+Executor = Callable[[Work, list[Group], int | None, Report], None]
 
 
 def local(work: Work, groups: list[Group], processes: int | None, report: Report) -> None:
@@ -75,10 +77,10 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _workers(work: Work, count: int) -> Iterator[dict[Connection, multiprocessing.Process]]:
+def _workers(work: Work, count: int) -> Iterator[dict[Connection, BaseProcess]]:
     """Processes that wait for groups; killed on the way out, which costs nothing that was acknowledged."""
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in an unknown state
-    workers: dict[Connection, multiprocessing.Process] = {}
+    workers: dict[Connection, BaseProcess] = {}
     try:
         for _ in range(count):
             here, there = context.Pipe()
@@ -93,7 +95,7 @@ def _workers(work: Work, count: int) -> Iterator[dict[Connection, multiprocessin
             process.join()
 
 
-def _receive(connection: Connection, process: multiprocessing.Process, group: Group) -> float:
+def _receive(connection: Connection, process: BaseProcess, group: Group) -> float:
     """The fraction of its group that a worker has done."""
     try:
         message = connection.recv()
@@ -136,4 +138,4 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-EXECUTORS: dict[str, Callable[[Work, list[Group], int | None, Report], None]] = {"local": local}
+EXECUTORS: dict[str, Executor] = {"local": local}

@@ -109,4 +109,5 @@ def read_record(zoo: Path) -> dict[str, Any]:
 
 def _pack(content: Mapping[str, Any]) -> bytes:
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({**content, "sha256": digest}, indent=1, sort_keys=True) + "\n").encode()
+    lines = [f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in content.items()]
+    return ("{\n" + ",\n".join([*lines, f'"sha256": "{digest}"']) + "\n}\n").encode()

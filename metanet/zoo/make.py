@@ -13,7 +13,7 @@ import torch
 from metanet import machine
 from metanet.progress import progress
 from metanet.zoo import disk, layout, manifest, plan, sizes
-from metanet.zoo.executors import EXECUTORS
+from metanet.zoo.executors import EXECUTORS, Executor
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
 from metanet.zoo.store import Zoo, open_zoo
@@ -36,43 +36,57 @@ def make_zoo(
         ChildProcessError: a worker died. The same call goes on from there.
     """
     out = Path(out)
-    run = EXECUTORS.get(executor)
-    if run is None:
+    if executor not in EXECUTORS:
         raise ValueError(f"executor={executor}: expected one of {', '.join(EXECUTORS)}")
-    _check_device(device)
     if processes is not None and processes < 1:
         raise ValueError(f"processes={processes}: expected at least 1")
-    if _found(spec, out, device) is not None and layout.is_complete(out, layout.read_record(out)):
-        print(f"{out}: finished already: {spec.num_nets} nets", file=sys.stderr)
+    _check_device(device)
+    if _recorded(spec, out, device) is not None and layout.is_complete(out, layout.read_record(out)):
+        print(f"{out}: finished already", file=sys.stderr)
         return open_zoo(out)
     work = Work(spec, out, device)
     work.images()  # a missing set is an error before anything is written
     disk.make_folder(out)
     with disk.one_writer(out):
-        groups = _found(spec, out, device)
+        groups = _recorded(spec, out, device)
         if groups is None:
             groups = plan.plan(spec.nets(), plan.STACK[device.split(":")[0]])
             disk.write_atomically(out / layout.RECORD, layout.pack_record(spec, groups, device))
-        _remove_leftovers(out, groups)
-        disk.make_folder(out / "manifest")
-        costs = {group.name: sizes.training_cost(group) for group in groups}
-        nets_per_cost = spec.num_nets / sum(costs.values())
-        _log(out, "start", host=platform.node(), machine=machine.describe(device), versions=layout.versions())
-        begun = time.time()
-        with progress(f"training {out.name}", spec.num_nets) as advance:  # in nets, weighted by cost: the rate is even
-            done = dict.fromkeys(costs, 0.0)
-
-            def report(group: Group, fraction: float) -> None:
-                advance((fraction - done[group.name]) * costs[group.name] * nets_per_cost)
-                done[group.name] = fraction
-                if fraction == 1:
-                    _log(out, "group", group=group.name, nets=len(group))
-
-            run(work, sorted(groups, key=lambda group: -costs[group.name]), processes, report)
-        fragments = {path.name: path.read_bytes() for path in sorted((out / "manifest").glob("*.parquet"))}
-        disk.write_atomically(out / layout.MANIFEST, manifest.merge(fragments))
-        _log(out, "finish", seconds=round(time.time() - begun, 1))
+        _train(work, groups, processes, EXECUTORS[executor])
+        paths = [layout.fragment_path(out, *snapshot) for snapshot in layout.snapshots(layout.read_record(out))]
+        disk.write_atomically(out / layout.MANIFEST, manifest.merge({path.name: path.read_bytes() for path in paths}))
     return open_zoo(out)
+
+
+def _train(work: Work, groups: list[Group], processes: int | None, execute: Executor) -> None:
+    """Trains what is not there yet, the most expensive groups first, so that the workers end together."""
+    _tell_changed_versions(work.zoo)
+    _remove_temporary_files(work.zoo)
+    disk.make_folder(work.zoo / "manifest")
+    pending = [group for group in groups if not work.is_done(group)]
+    costs = {group.name: sizes.training_cost(group) for group in pending}
+    pending.sort(key=lambda group: -costs[group.name])
+    nets = sum(len(group) for group in pending)
+    done = dict.fromkeys(costs, 0.0)
+    shown = 0
+    begun = time.time()
+    _log(work.zoo, "start", nets=nets, host=platform.node(), machine=machine.describe(work.device))
+    with progress(f"training {work.zoo.name}", nets) as advance:
+
+        def report(group: Group, fraction: float) -> None:
+            """Shows nets weighted by their cost, so that the rate stays even and the time left true."""
+            nonlocal shown
+            done[group.name] = fraction
+            if fraction == 1:
+                _log(work.zoo, "group", group=group.name, nets=len(group))
+            share = sum(done[name] * costs[name] for name in costs) / sum(costs.values())
+            if int(nets * share) > shown:
+                advance(int(nets * share) - shown)
+                shown = int(nets * share)
+
+        if pending:
+            execute(work, pending, processes, report)
+    _log(work.zoo, "finish", seconds=round(time.time() - begun, 1))
 
 
 def _check_device(device: str) -> None:
@@ -83,7 +97,7 @@ def _check_device(device: str) -> None:
         raise ValueError(f"device={device}: this machine or this build of torch has no CUDA. Use device=cpu.")
 
 
-def _found(spec: Spec, out: Path, device: str) -> list[Group] | None:
+def _recorded(spec: Spec, out: Path, device: str) -> list[Group] | None:
     """The recorded groups of the zoo that `out` holds; None if there is no zoo yet."""
     if not (out / layout.RECORD).exists():
         if out.exists() and not out.is_dir():
@@ -102,17 +116,23 @@ def _found(spec: Spec, out: Path, device: str) -> list[Group] | None:
         raise ValueError(
             f"{out}: was begun with device={record['device']}, found device={device}. Go on with the former."
         )
-    if record["versions"] != layout.versions():
-        changed = [f"{name} {was}" for name, was in record["versions"].items() if layout.versions()[name] != was]
-        print(f"{out}: was begun with {', '.join(changed)}: new nets are equal to rounding only", file=sys.stderr)
     return plan.from_json(record["plan"], spec.nets())
 
 
-def _remove_leftovers(out: Path, groups: list[Group]) -> None:
-    """Temporary files of a writer that was killed."""
-    for folder in (out, out / "manifest", *(out / "shards" / group.name for group in groups)):
-        for path in folder.glob(f".*{disk.TEMPORARY}"):
-            disk.remove(path)
+def _tell_changed_versions(out: Path) -> None:
+    now = layout.versions()
+    changed = [f"{name} {was}" for name, was in layout.read_record(out)["versions"].items() if now.get(name) != was]
+    if changed:
+        print(
+            f"{out}: begun with {', '.join(changed)}; further nets equal what those versions give to rounding only",
+            file=sys.stderr,
+        )
+
+
+def _remove_temporary_files(out: Path) -> None:
+    """What a writer left that was killed."""
+    for path in out.rglob(f".*{disk.TEMPORARY}"):
+        disk.remove(path)
 
 
 def _log(out: Path, event: str, **facts: object) -> None:

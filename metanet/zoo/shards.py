@@ -1,4 +1,4 @@
-"""Shards: the weights of one group at one snapshot, in safetensors; [nets, *shape] per parameter and buffer."""
+"""Shards: the weights of one group at one snapshot, in safetensors: [nets, *shape] per tensor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _KEY = "metanet"  # one metadata entry: safetensors does not keep the order of s
 
 
 def pack(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
-    """A safetensors file with `about` as JSON in its metadata; equal inputs give equal bytes."""
+    """A safetensors file with `about` and the order of the names as JSON in its metadata; equal inputs, equal bytes."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(on_cpu, {_KEY: json.dumps(about, sort_keys=True)})
+    return safetensors.torch.save(on_cpu, {_KEY: json.dumps({**about, "names": list(tensors)}, sort_keys=True)})
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -31,10 +31,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     check_size(path)
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}).") from error
+            about = json.loads(file.metadata()[_KEY])
+            return {name: file.get_tensor(name) for name in about["names"]}, about
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: damaged, or not written by metanet ({error}).") from error
 
 
 def check_size(path: Path) -> None:

@@ -193,7 +193,7 @@ def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> S
         raise FileNotFoundError(f"{path}: no such spec file. The shipped specs are in zoo_specs/.")
     try:
         raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     check_mapping(raw, [], str(path), optional=[field.name for field in fields(Spec)])
     assert isinstance(raw, dict)

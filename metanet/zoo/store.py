@@ -112,7 +112,7 @@ class Zoo:
         out: dict[str, Tensor] = {}
         for part in np.split(order, starts[1:]) if len(order) else ():
             places, inside = torch.from_numpy(part), torch.from_numpy(self._row[chosen[part]])
-            for name, tensor in self._shard_of(chosen[part[0]]).items():
+            for name, tensor in self._shard_of(int(chosen[part[0]])).items():
                 if tensor.is_floating_point():
                     if name not in out:
                         out[name] = tensor.new_empty(len(chosen), *tensor.shape[1:])

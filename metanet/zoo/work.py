@@ -35,13 +35,16 @@ class Work:
         shape = (channels, height, width)
         return {name: images.load(name, shape=shape).to(self.device) for name in self.spec.images}
 
+    def is_done(self, group: Group) -> bool:
+        """Whether every snapshot is acknowledged, and what training resumed from is gone."""
+        left = [step for step in group.snapshot_steps if layout.resume_path(self.zoo, group.name, step).exists()]
+        return not self._missing(group) and not left
+
     def train(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> None:
         """Trains what the disk does not hold yet; `report` is told the fraction of the group that is done, up to 1."""
-        last = group.snapshot_steps[-1]
-        missing = [step for step in group.snapshot_steps if not self._is_acknowledged(group, step)]
+        missing = self._missing(group)
         if missing:
-            start, state = self._resume(group, before=missing[0])
-            report(start / max(1, last))
+            last = group.snapshot_steps[-1]
 
             def keep(snapshot: Snapshot) -> None:
                 self._write(group, snapshot, acknowledge=snapshot.step in missing)
@@ -49,21 +52,26 @@ class Work:
                     report(snapshot.step / last)
 
             disk.make_folder(self.zoo / "shards" / group.name)
-            fit(group, loaded, self.spec.seed, self.device, state, keep)
+            fit(group, loaded, self.spec.seed, self.device, self._resume_state(group, before=missing[0]), keep)
         self._remove_resume_files(group)
         report(1.0)
 
-    def _is_acknowledged(self, group: Group, step: int) -> bool:
-        paths = layout.fragment_path(self.zoo, group.name, step), layout.shard_path(self.zoo, group.name, step)
-        return all(path.is_file() for path in paths)
+    def _missing(self, group: Group) -> list[int]:
+        """The steps of the snapshots that are not acknowledged, or have lost their shard."""
+        return [
+            step
+            for step in group.snapshot_steps
+            if not layout.fragment_path(self.zoo, group.name, step).is_file()
+            or not layout.shard_path(self.zoo, group.name, step).is_file()
+        ]
 
-    def _resume(self, group: Group, before: int) -> tuple[int, dict[str, Tensor] | None]:
-        """The last step before `before` that has a resume file, with its state; (0, None) if there is none."""
+    def _resume_state(self, group: Group, before: int) -> dict[str, Tensor] | None:
+        """The latest one of a snapshot before `before`; None if there is none."""
         for step in reversed([step for step in group.snapshot_steps if step < before]):
             path = layout.resume_path(self.zoo, group.name, step)
             if path.is_file():
-                return step, shards.load(path)[0]
-        return 0, None
+                return shards.load(path)[0]
+        return None
 
     def _write(self, group: Group, snapshot: Snapshot, acknowledge: bool) -> None:
         step, state_dict = snapshot.step, snapshot.state_dict

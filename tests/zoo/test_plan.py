@@ -1,0 +1,41 @@
+import json
+
+import pytest
+
+from metanet.zoo import plan
+from metanet.zoo.spec import check_spec
+
+
+def test_groups_hold_every_net_once_and_only_equal_shapes(tiny_spec):
+    nets = check_spec(tiny_spec | {"num_nets": 100}, "here").nets()
+    groups = plan.plan(nets, stack=8)
+    assert sorted(net.net for group in groups for net in group.nets) == list(range(100))
+    assert len({group.name for group in groups}) == len(groups)
+    for group in groups:
+        assert len(group) <= 8
+        assert {net.arch_name for net in group.nets} == {group.arch_name}
+        assert {net.hyperparameters["batch_size"] for net in group.nets} == {group.batch_size}
+        assert {(net.steps, net.snapshot_steps) for net in group.nets} == {(group.steps, group.snapshot_steps)}
+
+
+@pytest.mark.parametrize("num_nets", [3, 10, 47, 80])
+@pytest.mark.parametrize("stack", [1, 2, 5, 12])
+def test_groups_of_one_architecture_and_batch_size_differ_by_one_net_at_most(tiny_spec, num_nets, stack):
+    groups = plan.plan(check_spec(tiny_spec | {"num_nets": num_nets}, "here").nets(), stack)
+    for group in groups:
+        alike = [len(other) for other in groups if other.name.rsplit("-", 1)[0] == group.name.rsplit("-", 1)[0]]
+        assert max(alike) - min(alike) <= 1
+
+
+def test_equal_activations_and_optimizers_stand_side_by_side(tiny_spec):
+    for group in plan.plan(check_spec(tiny_spec | {"num_nets": 100}, "here").nets(), stack=16):
+        values = [(net.hyperparameters["activation"], net.hyperparameters["optimizer"]) for net in group.nets]
+        assert values == sorted(values)
+
+
+def test_a_recorded_plan_comes_back_as_it_was(tiny_spec):
+    nets = check_spec(tiny_spec, "here").nets()
+    groups = plan.plan(nets, stack=2)
+    recorded = json.loads(json.dumps(plan.to_json(groups)))
+    assert plan.from_json(recorded, nets) == groups
+    assert recorded[0]["steps"] == list(groups[0].snapshot_steps)
