@@ -34,7 +34,7 @@ class Windows:
 
     def split(self, size: int) -> Iterable["Windows"]:
         parts = (x.split(size) for x in (self.values, self.real, self.positions))
-        return (Windows(*part) for part in zip(*parts, strict=True))
+        return (Windows(values, real, positions) for values, real, positions in zip(*parts, strict=True))
 
 
 class SANE(nn.Module):

@@ -13,6 +13,7 @@ from metanet.targets import Target
 
 Trees = dict[str, Tensor]
 _UNSEEN = -10.0  # the logit of a class that no training net has; those of seen classes are near 0 or above
+_TOLERANCE = 1e-3  # a validation loss (nats, or variances) that is this much lower is no better
 _ROWS_AT_ONCE = 1024  # bounds the memory of a prediction; the prediction does not depend on it
 
 
@@ -21,7 +22,7 @@ class Boosting:
 
     The tensors are what predicts and what is saved: loading runs no pickled code and fits nothing again, and a
     prediction is the same whatever version of scikit-learn is installed. Each choice of `leaves` is boosted until
-    `patience` more iterations bring no lower validation loss; the best choice is kept, cut at its best iteration.
+    `patience` more iterations lower the validation loss no more; the best choice is kept, cut at its best iteration.
     Source: Friedman (2001), "Greedy function approximation"; histograms and leaf-wise growth as in LightGBM.
     """
 
@@ -95,7 +96,7 @@ class Boosting:
             model.fit(x.numpy(), y.double().numpy())
             trees = read_trees(model, target)
             losses = [float(loss(o, valid_y.to(y.dtype))) for o in staged_outputs(trees, valid_x).unbind(1)]
-            best = int(np.argmin(losses))
+            best = int(np.argmax(np.array(losses) <= min(losses) + _TOLERANCE))
             if model.n_iter_ >= self.iterations or best <= model.n_iter_ - self.patience:
                 return losses[best], cut(trees, best)
 
