@@ -225,7 +225,7 @@ def test_the_page_fetches_nothing_and_holds_plotly_once(runs):
 def test_every_figure_is_one_that_plotly_accepts(runs):
     found = Elements(made(runs))
     drawn = json.loads(found.scripts[0])
-    places = [int(value) for _, key, value in found.attributes if key == "data-figure"]
+    places = [int(value or -1) for _, key, value in found.attributes if key == "data-figure"]
     assert places == list(range(len(drawn)))
     assert len(drawn) == 4 + 3 * 3 + 2  # intervals of mean and targets; predictions; curves of what has epochs
     for figure in drawn:

@@ -48,8 +48,21 @@ def _title(text: str) -> dict[str, Any]:
     return {"text": text, "font": {"size": 11, "color": MUTED}, "standoff": 6}
 
 
-def intervals(rows: Sequence[tuple[str, float, float, float, Sequence[float]]], palette: Mapping[str, str]) -> Figure:
-    """A row per (model, score, low, high, score of every seed): a dot on its interval, seeds as small ticks."""
+Row = tuple[str, float, float, float, Sequence[float]]  # name, value, low, high, value of every seed
+
+
+def intervals(rows: Sequence[Row], palette: Mapping[str, str]) -> Figure:
+    """Scores: a dot on its interval, and a small tick for every seed."""
+    least = min((low for _, _, low, _, _ in rows if math.isfinite(low)), default=0.0)
+    return _dots(rows, palette, {"range": [max(min(0.0, least) - 0.02, -1.0), 1.02], "nticks": 6})
+
+
+def differences(rows: Sequence[Row], palette: Mapping[str, str]) -> Figure:
+    """Differences of scores, with a line at 0."""
+    return _dots(rows, palette, {"zeroline": True, "zerolinecolor": MUTED, "zerolinewidth": 1, "nticks": 6})
+
+
+def _dots(rows: Sequence[Row], palette: Mapping[str, str], x: Mapping[str, Any]) -> Figure:
     data: list[dict[str, Any]] = []
     for name, value, low, high, seeds in rows:
         data.append(
@@ -82,8 +95,6 @@ def intervals(rows: Sequence[tuple[str, float, float, float, Sequence[float]]], 
                     "hovertemplate": "one seed: %{x:.3f}<extra></extra>",
                 }
             )
-    least = min((low for _, _, low, _, _ in rows if math.isfinite(low)), default=0.0)
-    x = {"range": [max(min(0.0, least) - 0.02, -1.0), 1.02], "nticks": 6}
     names = [row[0] for row in reversed(rows)]
     y = {
         "type": "category",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metanet.reporting.comparison import LEVEL, RESAMPLES, Comparison, Entry, difference, score_of
+from metanet.reporting.comparison import LEVEL, RESAMPLES, Comparison, Difference, Entry, difference, score_of
 from metanet.reporting.record import Record
 from metanet.reporting.tables import Cell, Column, Table
 from metanet.targets import Target
@@ -162,12 +162,14 @@ def differences(each: Comparison) -> Table:
     for target in (None, *each.targets):
         name = None if target is None else target.name
         row = [Cell(MEAN if target is None else target.name)]
-        for entry in others:
-            found = difference(reference, entry, name)
-            meaning = found.verdict if found.verdict != "unclear" else ""
-            row.append(Cell(signed(found.value), (f"{signed(found.low)} to {signed(found.high)}",), meaning))
+        row += [difference_cell(difference(reference, entry, name)) for entry in others]
         rows.append(row)
     return Table(columns, rows, frozenset({0}))
+
+
+def difference_cell(found: Difference) -> Cell:
+    meaning = "" if found.verdict == "unclear" else found.verdict
+    return Cell(signed(found.value), (f"{signed(found.low)} to {signed(found.high)}",), meaning)
 
 
 def costs(each: Comparison) -> Table:

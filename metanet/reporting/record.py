@@ -74,11 +74,11 @@ class Record:
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
-        raw = _json(self.path / runs.SCHEMA)["targets"]
-        return tuple(
-            Target(**{key: tuple(value) if isinstance(value, list) else value for key, value in target.items()})
-            for target in raw
-        )
+        raw: list[dict[str, Any]] = _json(self.path / runs.SCHEMA)["targets"]
+        tuples: list[dict[str, Any]] = [
+            {key: tuple(v) if isinstance(v, list) else v for key, v in target.items()} for target in raw
+        ]
+        return tuple(Target(**target) for target in tuples)
 
     @cached_property
     def table(self) -> pa.Table:
@@ -128,10 +128,15 @@ def find(folder: Path) -> list[Record]:
         raise FileNotFoundError(
             f"{folder}: no run in it (a folder with a config.yaml). Train first: python -m metanet.train zoo=zoos/NAME"
         )
-    return [_record(path) for path in sorted(paths, key=_natural)]
+    return [read(path) for path in sorted(paths, key=_natural)]
 
 
-def _record(path: Path) -> Record:
+def read(path: Path) -> Record:
+    """The run in a folder, finished or not.
+
+    Raises:
+        FileNotFoundError, ValueError: no config or result, or one that cannot be read.
+    """
     try:
         config = yaml.safe_load((path / runs.CONFIG).read_text())
     except yaml.YAMLError as error:
