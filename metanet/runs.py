@@ -68,7 +68,7 @@ class Run:
 
     @property
     def predictions(self) -> pa.Table:
-        return pq.read_table(self.path / PREDICTIONS)
+        return pq.read_table(self.path / PREDICTIONS, pre_buffer=False)  # see zoo/manifest.py
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -154,7 +154,7 @@ def build(config: DictConfig, schema: Schema) -> Any:
     try:
         # partial: instantiate itself would turn the schema, a dataclass, into a config
         return instantiate(numbers, _partial_=True, _convert_="all")(schema)
-    except (InstantiationException, ValueError, TypeError) as error:
+    except (InstantiationException, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"model {config.model._target_}: {str(error).splitlines()[0]}") from error
 
 

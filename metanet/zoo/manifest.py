@@ -111,7 +111,8 @@ def read(data: bytes, where: object) -> tuple[pa.Table, dict[str, Any]]:
         ValueError: damaged.
     """
     try:
-        table = pq.read_table(io.BytesIO(data))
+        # pre_buffer reads on a thread that can outlive the interpreter and abort it when torch is loaded too
+        table = pq.read_table(io.BytesIO(data), pre_buffer=False)
         about = json.loads((table.schema.metadata or {})[b"metanet"])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ValueError(
