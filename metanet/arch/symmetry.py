@@ -8,13 +8,16 @@ every tensor of the net.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+
+from metanet.arch.axes import Axis, factors_of, resolve
 
 StateDict = Mapping[str, Tensor]
 
@@ -55,7 +58,7 @@ class Symmetry:
     @property
     def log10_order(self) -> float:
         """log10 of the number of permutations: the sum over free factors of key positions x log10 size!."""
-        return sum(
+        return math.fsum(
             math.prod(self.factors[key].size for key in factor.keys) * math.lgamma(factor.size + 1) / math.log(10)
             for factor in self.permutations.values()
         )
@@ -163,3 +166,34 @@ class Symmetry:
             for f, coordinate in zip(part.factors, self._grid(part), strict=True):
                 found.setdefault(f, torch.zeros(size, dtype=torch.int64))[self._positions(part)] = coordinate
         return found
+
+
+def from_axes(entries: Mapping[str, Sequence[Axis]]) -> Symmetry:
+    """The symmetry that certified axis types say; an axis on which nothing moves and that holds no key has no parts."""
+    axes = {name: [resolve(one) for one in unresolved] for name, unresolved in entries.items()}
+    factors = factors_of(one for resolved in axes.values() for one in resolved)
+    needed = {id(f) for f in factors if not f.fixed and f.size > 1}
+    needed |= {id(key) for factor in factors if id(factor) in needed for key in factor.keys}
+    kept = {name: [one if _meets(one, needed) else Axis(()) for one in resolved] for name, resolved in axes.items()}
+    listed = factors_of(one for resolved in kept.values() for one in resolved)
+    number = {id(factor): i for i, factor in enumerate(listed)}
+    permutations = tuple(
+        Permutation(f.size, () if f.fixed else tuple(number[id(key)] for key in f.keys), f.fixed) for f in listed
+    )
+    parts = {name: tuple(_parts(one, number) for one in resolved) for name, resolved in kept.items()}
+    return Symmetry(permutations, parts)
+
+
+def _meets(one: Axis, needed: set[int]) -> bool:
+    return any(id(factor) in needed for segment in one.segments for factor in segment.factors)
+
+
+def _parts(one: Axis, number: Mapping[int, int]) -> tuple[Part, ...]:
+    parts = []
+    for segment in one.segments:
+        factors = tuple(number[id(factor)] for factor in segment.factors)
+        positions = segment.positions.reshape(-1)
+        start = int(positions[0])
+        consecutive = (positions == np.arange(start, start + len(positions))).all()
+        parts.append(Part(factors, start) if consecutive else Part(factors, 0, tuple(positions.tolist())))
+    return tuple(parts)

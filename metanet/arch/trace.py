@@ -9,17 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
 from torch.fx import Node
 
 from metanet.arch import rules
-from metanet.arch.axes import Axis, factors_of, fixed, free, resolve
+from metanet.arch.axes import factors_of, fixed, free
 from metanet.arch.certificate import certify
 from metanet.arch.record import Call, Record, SpaceDraft, UnsupportedOperator, Value
-from metanet.arch.symmetry import Part, Permutation, Symmetry
+from metanet.arch.symmetry import from_axes
 from metanet.arch.template import Space, Template
 
 __all__ = ["UnsupportedOperator", "trace"]
@@ -59,7 +58,7 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
         spaces=tuple(_space(draft) for draft in record.spaces),
         blocks=tuple(record.blocks),
         links=tuple(record.links),
-        symmetry=_symmetry(read),
+        symmetry=from_axes({name: value.axes for name, value in read.items()}),
         shapes={name: value.shape for name, value in read.items()},
     )
 
@@ -204,34 +203,3 @@ def _space(draft: SpaceDraft) -> Space:
     size = 1 if draft.axis is None else draft.axis.size
     is_fixed = draft.axis is None or all(factor.fixed for factor in factors_of([draft.axis]))
     return Space(draft.name, size, draft.role, is_fixed, tuple(draft.operations), dict(draft.vectors))
-
-
-def _symmetry(entries: Mapping[str, Value]) -> Symmetry:
-    """The certified axis types of the entries; an axis on which nothing moves and that no key is on has no parts."""
-    axes = {name: [resolve(one) for one in value.axes] for name, value in entries.items()}
-    factors = factors_of(one for resolved in axes.values() for one in resolved)
-    needed = {id(f) for f in factors if not f.fixed and f.size > 1}
-    needed |= {id(key) for factor in factors if id(factor) in needed for key in factor.keys}
-    kept = {name: [one if _meets(one, needed) else Axis(()) for one in resolved] for name, resolved in axes.items()}
-    listed = factors_of(one for resolved in kept.values() for one in resolved)
-    number = {id(factor): i for i, factor in enumerate(listed)}
-    permutations = tuple(
-        Permutation(f.size, () if f.fixed else tuple(number[id(key)] for key in f.keys), f.fixed) for f in listed
-    )
-    parts = {name: tuple(_parts(one, number) for one in resolved) for name, resolved in kept.items()}
-    return Symmetry(permutations, parts)
-
-
-def _meets(one: Axis, needed: set[int]) -> bool:
-    return any(id(factor) in needed for segment in one.segments for factor in segment.factors)
-
-
-def _parts(one: Axis, number: Mapping[int, int]) -> tuple[Part, ...]:
-    parts = []
-    for segment in one.segments:
-        factors = tuple(number[id(factor)] for factor in segment.factors)
-        positions = segment.positions.reshape(-1)
-        start = int(positions[0])
-        consecutive = (positions == np.arange(start, start + len(positions))).all()
-        parts.append(Part(factors, start) if consecutive else Part(factors, 0, tuple(positions.tolist())))
-    return tuple(parts)
