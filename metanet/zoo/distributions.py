@@ -63,8 +63,8 @@ def check_distribution(raw: Any, check: Check, where: str) -> Any:
     """
     if isinstance(raw, dict):
         kind, ends = next(iter(raw.items())) if len(raw) == 1 else (None, None)
-        form = isinstance(ends, list) and len(ends) == 2 and kind in ("uniform", "log_uniform")
-        if check.kind is not float or not form:
+        known = kind in ("uniform", "log_uniform")
+        if check.kind is not float or not known or not isinstance(ends, list) or len(ends) != 2:
             ranges = ", {uniform: [low, high]} or {log_uniform: [low, high]}" if check.kind is float else ""
             raise ValueError(f"{where}: found {raw!r}, expected {check.expected}, or a list of such{ranges}")
         low, high = (check_distribution(end, check, where) for end in ends)

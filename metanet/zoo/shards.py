@@ -63,8 +63,8 @@ def check_size(path: Path) -> None:
 
 def net_hashes(tensors: Mapping[str, Tensor]) -> list[str]:
     """SHA-256 of each net's own bytes, tensor after tensor in the order of their names."""
-    views = [_bytes(tensors[name]) for name in sorted(tensors)]
-    return [hashlib.sha256(b"".join(view[net] for view in views)).hexdigest() for net in range(len(views[0]))]
+    parts = [[_bytes(net) for net in tensors[name]] for name in sorted(tensors)]
+    return [hashlib.sha256(b"".join(own)).hexdigest() for own in zip(*parts, strict=True)]
 
 
 def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -72,6 +72,5 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in sorted(tensors.items())}
 
 
-def _bytes(tensor: Tensor):
-    """uint8 [nets, bytes of one net]."""
-    return tensor.detach().cpu().contiguous().numpy().view("uint8").reshape(len(tensor), -1)
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()

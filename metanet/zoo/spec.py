@@ -247,7 +247,7 @@ def check_spec(raw: Mapping[Any, Any], where: str) -> Spec:
 
 
 def _check_family(raw: Any, where: str) -> dict[str, Any]:
-    family = raw.get("family") if isinstance(raw, dict) else None
+    family = str(raw.get("family")) if isinstance(raw, dict) else ""
     check_value(family, one_of(nets.FAMILIES), f"{where}.family")
     checks = {name: integer(1) for name in nets.FAMILIES[family]} | {"batch_norm": BOOLEAN}
     check_mapping(raw, ["family", *checks], where, optional=["weight"])

@@ -121,7 +121,7 @@ class Zoo:
         return out
 
     def _shard_of(self, row: int) -> dict[str, Tensor]:
-        group, step = self._shards[self._shard[row]].rsplit("/", 1)
+        group, step = str(self._shards[self._shard[row]]).rsplit("/", 1)
         return self._load(layout.shard_path(self.path, group, int(step)))
 
     def _check_finite(self, stacked: dict[str, Tensor], rows: np.ndarray) -> None:

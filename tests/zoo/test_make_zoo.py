@@ -1,18 +1,21 @@
 import hashlib
 import os
 import random
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import metanet
-from metanet.zoo import layout, plan
+from metanet import commandline
+from metanet.zoo import disk, layout, plan
 from metanet.zoo.executors import EXECUTORS
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
@@ -180,12 +183,13 @@ def test_wrong_arguments_write_nothing(tmp_path, tiny_spec, monkeypatch):
     out = tmp_path / "zoo"
     spec = check_spec(tiny_spec, "here")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for options, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"device": "gpu"}, "device=gpu: expected cpu or cuda"),
         ({"device": "cuda"}, "device=cuda: this machine or this build of torch has no CUDA"),
         ({"processes": 0}, "processes=0: expected at least 1"),
         ({"executor": "cloud"}, "executor=cloud: expected one of local"),
-    ):
+    )
+    for options, message in wrong:
         with pytest.raises(ValueError, match=message):
             make_zoo(spec, out, **options)
     monkeypatch.setenv("METANET_DATA", str(tmp_path / "nothing"))
@@ -215,26 +219,51 @@ def test_a_dead_worker_is_one_clear_error(tmp_path, tiny_spec):
         EXECUTORS["local"](Work(spec, out, "cpu"), plan.plan(spec.nets()), 2, kill_a_worker)
 
 
-def test_the_plan_is_printed_and_nothing_is_made(spec_file, tmp_path):
-    before = sorted(tmp_path.iterdir())
-    printed = subprocess.run(
-        command(f"spec={spec_file}", "plan=true", "override.num_nets=24"), check=True, capture_output=True, text=True
-    ).stdout
-    lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
+def run_script(monkeypatch, *words: str) -> None:
+    """The script without the seconds that a new process needs to import torch."""
+    script = runpy.run_path(str(SCRIPT))
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    commandline.run(script["main"], script["Options"])
+
+
+def test_the_plan_is_printed_and_nothing_is_made(spec_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_script(monkeypatch, f"spec={spec_file}", "plan=true", "override.num_nets=24")
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["nets"] == "24"
     assert lines["architectures"] == "3"
     assert lines["snapshots"] == "72"
-    assert sorted(tmp_path.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
-def test_a_mistake_on_the_command_line_is_one_line_and_an_exit_code(tmp_path, spec_file):
-    for words, code, message in (
-        ((f"spec={tmp_path}/no.yaml",), 66, "no such spec file"),
-        ((f"spec={spec_file}", f"out={tmp_path}/zoo", "override.epoch=2"), 65, "did you mean epochs?"),
-    ):
-        failed = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path)
-        assert failed.returncode == code
-        (line,) = failed.stderr.splitlines()
-        assert line.startswith("error: ")
-        assert message in line
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["spec=no.yaml"], 66, "no.yaml: no such spec file"),
+        (["spec=tiny.yaml", "override.epoch=2"], 65, "did you mean epochs?"),
+        (["spec=tiny.yaml", "override.hyperparameters.dropout=2"], 65, "hyperparameters.dropout: found 2"),
+        (["spec=tiny.yaml", "out=tiny.yaml"], 73, "tiny.yaml: found a file, expected a folder"),
+        (["spec=tiny.yaml", "devise=cpu"], 65, "did you mean device=?"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_an_exit_code(
+    spec_file, monkeypatch, capsys, words, code, message
+):
+    monkeypatch.chdir(spec_file.parent)
+    with pytest.raises(SystemExit) as exit_:
+        run_script(monkeypatch, *words)
+    assert exit_.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert [path.name for path in spec_file.parent.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_second_process_is_refused_with_exit_code_75(spec_file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "zoo"
+    out.mkdir()
+    with disk.one_writer(out), pytest.raises(SystemExit) as exit_:
+        run_script(monkeypatch, f"spec={spec_file}", f"out={out}")
+    assert exit_.value.code == 75
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [".lock"]
