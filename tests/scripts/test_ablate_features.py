@@ -12,7 +12,7 @@ from metanet import runs
 from metanet.reporting import findings
 
 spec = importlib.util.spec_from_file_location(
-    "ablate_features", Path(__file__).parents[1] / "scripts/ablate_features.py"
+    "ablate_features", Path(__file__).parents[2] / "scripts/ablate_features.py"
 )
 assert spec is not None
 assert spec.loader is not None
