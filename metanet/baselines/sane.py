@@ -117,7 +117,7 @@ class SANE(nn.Module):
             latents = self.encode(replace(cut, values=noisy * shown.unsqueeze(-1).to(noisy.device)))
             projected.append(self.project(masked_mean(latents, cut.tokens)))
             errors.append((self.decode(latents, cut) - cut.values)[cut.real].square().mean())
-        contrast = nt_xent(*projected, self.temperature)
+        contrast = nt_xent(projected[0], projected[1], self.temperature)
         return self.contrast * contrast + (1 - self.contrast) * torch.stack(errors).mean()
 
     def windows(self, batch: Batch, generator: torch.Generator | None) -> tuple[Windows, list[int]]:
