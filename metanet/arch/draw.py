@@ -14,7 +14,7 @@ from metanet.arch.depth import depths
 from metanet.arch.template import Block, Link, Operation, Template
 
 CHARACTER = 7.2  # width of a character of the 12 px labels, in px
-PITCH, BOX_HEIGHT, GAP, MARGIN, LINE = 104, 46, 220, 36, 20  # px
+PITCH, BOX_HEIGHT, GAP, MARGIN, LINE = 104.0, 46.0, 220.0, 36.0, 20.0  # px
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def picture(template: Template, title: str) -> Picture:
     rows = [[i for i, d in enumerate(depth) if d == row] for row in range(max(depth) + 1)]
     boxes = [_box(template, i) for i in range(len(depth))]
     reach = max(_row_width([boxes[i] for i in row]) for row in rows) / 2
-    top = MARGIN + 40 + LINE * len(notes)
+    top = MARGIN + 40.0 + LINE * len(notes)
     for number, row in enumerate(rows):
         left = MARGIN + reach - _row_width([boxes[i] for i in row]) / 2
         for i in row:
@@ -108,7 +108,7 @@ def _box(template: Template, number: int) -> Box:
     title = f"{space.name} · {space.size:,}"
     operations = " → ".join(_operation_text(o) for o in space.operations if o.kind != "bias")
     width = max(CHARACTER * max(len(title), len(operations)) + 28, 60 + 22 * math.log2(space.size + 1))
-    return Box(0, 0, width, space.role, title, operations, _space_facts(template, number))
+    return Box(0.0, 0.0, width, space.role, title, operations, _space_facts(template, number))
 
 
 def _row_width(boxes: list[Box]) -> float:
@@ -129,7 +129,7 @@ def _band(join: Block | Link, boxes: list[Box], lane: float | None) -> Band:
     middle = sum(weight * y for weight, (_, y) in zip((1, 3, 3, 1), curve, strict=True)) / 8
     across = sum(weight * x for weight, (x, _) in zip((1, 3, 3, 1), curve, strict=True)) / 8
     if isinstance(join, Link):
-        return Band(join.source, join.target, curve, 2, "link", join.kind, (across + 9, middle), _link_facts(join))
+        return Band(join.source, join.target, curve, 2.0, "link", join.kind, (across + 9, middle), _link_facts(join))
     thickness = 3 + 5 * math.log10(math.prod(join.shape))
     label_at = (across + thickness / 2 + 8, middle)
     return Band(join.source, join.target, curve, thickness, join.kind, _block_label(join), label_at, _block_facts(join))
