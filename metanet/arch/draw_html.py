@@ -20,6 +20,7 @@ text { fill: var(--ink); font-size: 12px; dominant-baseline: central; }
 .box { cursor: pointer; } .box rect { fill: var(--box); stroke: var(--ink); stroke-width: 1.2; }
 .box.input rect, .box.output rect { fill: var(--end); } .box text { text-anchor: middle; }
 .box .title { font-weight: 600; }
+.band text { paint-order: stroke; stroke: var(--page); stroke-width: 4px; stroke-linejoin: round; }
 .band { cursor: pointer; } .band path { fill: none; opacity: .55; }
 .conv path { stroke: var(--conv); } .linear path { stroke: var(--linear); } .flatten path { stroke: var(--flatten); }
 .link path { stroke: var(--link); stroke-dasharray: 2 4; }

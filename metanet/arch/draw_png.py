@@ -22,6 +22,7 @@ def save(picture: Picture, path: Path) -> None:
         from matplotlib.figure import Figure
         from matplotlib.patches import FancyBboxPatch, PathPatch
         from matplotlib.path import Path as Curve
+        from matplotlib.patheffects import withStroke
     except ImportError as error:
         raise ValueError(f"{path}: a PNG needs matplotlib; pip install 'metanet[draw]', or write .html") from error
 
@@ -36,7 +37,9 @@ def save(picture: Picture, path: Path) -> None:
         curve = Curve(list(band.curve), [Curve.MOVETO, *[Curve.CURVE4] * 3])
         style = {"edgecolor": COLOURS[band.kind], "linewidth": band.thickness * POINT, "alpha": 0.55, "zorder": 1}
         axes.add_patch(PathPatch(curve, facecolor="none", linestyle=":" if band.kind == "link" else "-", **style))
-        axes.text(*band.label_at, band.label, fontsize=11 * POINT, color="#3d434d", va="center", zorder=2)
+        halo = [withStroke(linewidth=4 * POINT, foreground="white")]
+        style = {"color": "#3d434d", "va": "center", "zorder": 2, "path_effects": halo}
+        axes.text(*band.label_at, band.label, fontsize=11 * POINT, **style)
     for box in picture.boxes:
         left = box.x - box.width / 2
         style = {"facecolor": FILLS[box.kind], "edgecolor": "#2d333d", "linewidth": 1.2, "zorder": 3}
