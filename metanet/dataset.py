@@ -71,18 +71,15 @@ class Schema:
             {
                 "targets": [dataclasses.asdict(target) for target in self.targets],
                 "hidden": self.hidden,
-                "templates": {name: template.to_json() for name, template in self.templates.items()},
+                "templates": {name: json.loads(template.to_json()) for name, template in self.templates.items()},
             }
         )
 
     @staticmethod
     def from_json(text: str) -> Schema:
         raw = json.loads(text)
-        found = tuple(
-            Target(**{name: tuple(value) if isinstance(value, list) else value for name, value in target.items()})
-            for target in raw["targets"]
-        )
-        templates = {name: Template.from_json(template) for name, template in raw["templates"].items()}
+        found = tuple(Target(**(target | _tuples(target))) for target in raw["targets"])
+        templates = {name: Template.from_json(json.dumps(template)) for name, template in raw["templates"].items()}
         return Schema(found, templates, tuple(raw["hidden"]))
 
 
@@ -155,6 +152,7 @@ class Dataset:
     ) -> Iterator[Batch]:
         """Batches of at most `batch_nets` nets and `batch_elements` weights (or one larger net), each net once.
 
+        Where only `batch_nets` bounds them they are of nearly equal size: a last batch of one net would train badly.
         With a generator the order is random: nets of an architecture are shuffled, cut into runs of `together`, and
         the runs are shuffled, so that a batch mixes architectures and still has a few nets of each. Without one, nets
         come by architecture in the manifest's order.
@@ -170,6 +168,7 @@ class Dataset:
         arch = torch.cat([torch.full_like(run, index) for index, run in runs])
         places = torch.cat([run for _, run in runs])
         elements = torch.tensor([sum(t[0].numel() for t in nets.params.values()) for nets in self.nets])[arch].cumsum(0)
+        batch_nets = -(-len(arch) // -(-len(arch) // batch_nets))
         start = 0
         while start < len(arch):
             before = int(elements[start - 1]) if start else 0
@@ -265,3 +264,8 @@ def _usable_rows(zoo: Zoo, snapshots: str) -> Int64[np.ndarray, " nets"]:
     if len(rows) == 0:
         raise ValueError(f"{zoo.path}: no net with status ok among {len(zoo.manifest)} rows of its manifest")
     return rows
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The lists among the values as tuples, which JSON does not have."""
+    return {name: tuple(value) for name, value in values.items() if isinstance(value, list)}

@@ -13,13 +13,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import rich
 import torch
 from omegaconf import OmegaConf
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 import metanet
@@ -43,7 +45,7 @@ def main(options: Options) -> dict[str, dict[str, float]]:
     run = runs.load_run(options.run, options.device)
     own = options.zoo is None or Path(options.zoo).resolve() == Path(run.config.zoo).resolve()
     zoo = metanet.open_zoo(run.config.zoo if options.zoo is None else options.zoo)
-    split = OmegaConf.to_container(run.config.split) if own else None
+    split: Any = OmegaConf.to_container(run.config.split) if own else None
     dataset = Dataset(zoo, split=split, snapshots=run.config.snapshots, device=options.device, schema=run.schema)
     for target, reason in dataset.left_out.items():
         print(f"target {target} is left out: {reason}")
@@ -58,7 +60,7 @@ def main(options: Options) -> dict[str, dict[str, float]]:
         runs.write_predictions(path, table)
         print(f"wrote {path}")
     summary = metrics.summary(table, dataset.targets)
-    show(dataset.targets, summary, f"{run.path.name} on {len(nets)} architectures of {zoo.path}")
+    show(dataset.targets, summary, f"{run.path.name} on {dataset.count('test'):,} nets of {zoo.path}")
     return summary
 
 
@@ -119,13 +121,13 @@ def agreement(stored: pa.Table, again: pa.Table) -> str:
     """In words, how many of the stored test predictions the model repeats (values to 1e-3 of themselves)."""
     keys = ["split", "row", "target"]
     both = stored.select([*keys, "predicted"]).join(again.select([*keys, "predicted"]), keys, right_suffix="_again")
-    both = both.filter(pa.compute.field("split") == "test")
+    both = both.filter(pc.field("split") == "test")
     same = np.isclose(both["predicted"].to_numpy(), both["predicted_again"].to_numpy(), rtol=1e-3, atol=1e-6)
     return f"{same.sum():,} of {len(same):,} stored predictions are repeated"
 
 
 def show(targets: Sequence[Target], summary: Mapping[str, Mapping[str, float]], title: str) -> None:
-    table = Table("target", "metric", "score", "95% interval", title=title)
+    table = Table(Column("target", no_wrap=True), "metric", "score", "95% interval", title=title)
     for target in targets:
         values = summary[target.name]
         table.add_row(

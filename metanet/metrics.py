@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -120,7 +121,8 @@ def kendall_tau_b(pred: Float[np.ndarray, " nets"], true: Float[np.ndarray, " ne
     Ties lower the denominator, not the numerator; nan if either side is constant.
     Source: Kendall (1945), Biometrika 33(3), 239-251.
     """
-    return float(scipy.stats.kendalltau(pred, true, variant="b").statistic)
+    result: Any = scipy.stats.kendalltau(pred, true, variant="b")
+    return float(result.statistic)
 
 
 def confusion(target: Target, predictions: Predictions) -> Int64[np.ndarray, "classes classes"]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import rich
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 
 import metanet
@@ -106,9 +106,10 @@ def read(run: runs.Run, outputs: Mapping[str, Tensor]) -> dict[str, dict[str, An
 
 def show(answers: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], title: str) -> None:
     """A table; what the checkpoint's own metadata say of a target stands beside the prediction."""
-    table = Table("target", "predicted", "probabilities or error", "test score", title=title)
+    names = (Column("target", no_wrap=True), Column("predicted", no_wrap=True))
+    table = Table(*names, "probabilities, or error", "test score", title=title)
     if about:
-        table.add_column("its metadata say")
+        table.add_column("its metadata")
     for name, answer in answers.items():
         if "probabilities" in answer:
             ranked = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])

@@ -216,8 +216,7 @@ def check_folder(path: Path, config: DictConfig) -> None:
 
 
 def begin(path: Path, config: DictConfig, schema: Schema) -> None:
-    """Makes the folder, without what an earlier run left if `config.force`."""
-    disk.make_folder(path)
+    """Writes config and schema, and with `config.force` removes what an earlier run left."""
     for name in (RESULT, CHECKPOINT, LOG, PREDICTIONS, WEIGHTS) if config.force else ():
         disk.remove(path / name)
     disk.write_atomically(path / CONFIG, OmegaConf.to_yaml(config, resolve=True).encode())

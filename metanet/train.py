@@ -81,26 +81,23 @@ def train(config: DictConfig, name: str) -> float:
         if done is not None:
             print(f"{path}: finished already, validation score {done['valid_score']:.4f}; force=true trains again")
             return done["valid_score"]
+    chosen: Any = OmegaConf.to_container(config, resolve=True)
     zoo = metanet.open_zoo(config.zoo)
-    split = OmegaConf.to_container(config.split)
-    target = OmegaConf.to_container(config.target) if OmegaConf.is_list(config.target) else config.target
-    dataset = Dataset(zoo, target, split, config.snapshots, config.device)
-    for left_out, reason in dataset.left_out.items():
-        print(f"target {left_out} is left out: {reason}")
+    dataset = Dataset(zoo, chosen["target"], chosen["split"], config.snapshots, config.device)
+    for target, reason in dataset.left_out.items():
+        print(f"target {target} is left out: {reason}")
     model = runs.build(config, dataset.schema)
-    fitted = hasattr(model, "fit")
-    if settings.pretrain_epochs and (fitted or not hasattr(model, "pretrain_loss")):
+    if settings.pretrain_epochs and not hasattr(model, "pretrain_loss"):
         raise ValueError(f"training.pretrain_epochs={settings.pretrain_epochs}: model {name} has no pretraining")
-    runs.begin(path, config, dataset.schema)
+    disk.make_folder(path)
     with disk.one_writer(path):
-        if isinstance(model, nn.Module):
-            model.to(config.device)
-        if fitted:
-            start = time.monotonic()
+        runs.begin(path, config, dataset.schema)
+        if hasattr(model, "fit"):
+            clock = Clock()
             model.fit(dataset.part("train"), dataset.part("valid"))
-            state = State(seconds=time.monotonic() - start)
+            state = State(seconds=clock())
         else:
-            state = learn(model, dataset, settings, config.seed, path)
+            state = learn(model.to(config.device), dataset, settings, config.seed, path)
         return finish(model, dataset, settings, state, config, name, path)
 
 
@@ -129,7 +126,7 @@ def settings_of(config: DictConfig) -> Training:
     return settings
 
 
-def learn(model: nn.Module, dataset: Dataset, settings: Training, seed: int, path: Path) -> State:
+def learn(model: Any, dataset: Dataset, settings: Training, seed: int, path: Path) -> State:
     """Pretraining if asked for, then training; leaves `model` with the weights of its best epoch.
 
     Best is the lowest validation loss: the mean over targets of `Target.loss`, in which every target counts alike.
@@ -162,6 +159,12 @@ def learn(model: nn.Module, dataset: Dataset, settings: Training, seed: int, pat
                 advance(0, f"validation loss {entry['valid_loss']:.3f}")
             elif state.epoch == settings.pretrain_epochs:
                 optimizer, state.phase_started = new_optimizer(model, settings), clock()
+            for loss in (entry["train_loss"], entry.get("valid_loss")):
+                if loss is not None and not math.isfinite(loss):
+                    raise ValueError(
+                        f"{path}: a loss became {loss} in epoch {state.epoch}. "
+                        f"Lower training.learning_rate or training.clip_norm, or turn training.bf16 off."
+                    )
             state.seconds = entry["seconds"] = clock()
             write_log(path / runs.LOG, board, entry)
             if settings.patience is not None and not pretraining and state.epoch - state.best_epoch > settings.patience:
@@ -176,7 +179,7 @@ def learn(model: nn.Module, dataset: Dataset, settings: Training, seed: int, pat
 class Clock:
     """Seconds of training, those before a kill included."""
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float = 0.0):
         self.start = time.monotonic() - seconds
 
     def __call__(self) -> float:
@@ -184,7 +187,7 @@ class Clock:
 
 
 def train_epoch(
-    model: nn.Module,
+    model: Any,
     dataset: Dataset,
     settings: Training,
     seed: int,
@@ -222,12 +225,7 @@ def train_epoch(
         seen += count
         advance(count)
     state.epoch = first + length if done >= 1 else state.epoch + 1
-    train_loss = float(torch.stack(losses).sum()) / seen if losses else math.nan
-    if losses and not math.isfinite(train_loss):
-        raise ValueError(
-            f"the training loss became {train_loss} in epoch {state.epoch}. "
-            f"Lower training.learning_rate or training.clip_norm, or turn training.bf16 off, and add force=true."
-        )
+    train_loss = float(torch.stack(losses).sum()) / seen if losses else None
     phase = "pretrain" if pretraining else "train"
     return {"epoch": state.epoch, "phase": phase, "learning_rate": rate, "train_loss": train_loss}
 
