@@ -1,0 +1,148 @@
+"""Measures how many nets per second become graphs, beside a plain per-net loop and the machine's memory copy.
+
+    python scripts/benchmark_graphs.py
+    python scripts/benchmark_graphs.py nets=512 device=cuda
+
+Prints a Markdown table. The loop is written as published code does it: for every net and layer it pads the kernels,
+lists the edges and makes a PyG Data, and collates the list at the end. All results are checked to be equal first.
+Bytes are what a layout writes; "of memcpy" compares their rate with half of the rate of a copy that misses the caches,
+which counts bytes read too. `blocked` writes only nodes, because its edges are views of the weights.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch_geometric.data import Batch, Data
+
+from metanet import commandline, machine
+from metanet.arch.template import VECTOR_DEFAULTS, Template
+from metanet.arch.trace import trace
+from metanet.views.codes import block_codes, fixed_positions, space_codes
+from metanet.views.graph import EDGE_TYPES, GRID, Blocked, blocked, sparse
+from metanet.zoo import nets
+
+ARCHITECTURES: list[dict[str, Any]] = [
+    {"family": "mlp", "image_shape": [1, 7, 7], "num_classes": 10, "batch_norm": False, "depth": 2, "width": 64},
+    {
+        "family": "nws_cnn",
+        "image_shape": [1, 14, 14],
+        "num_classes": 10,
+        "batch_norm": True,
+        "filter_size": 3,
+        "conv_depth": 3,
+        "conv_width": 8,
+        "dense_depth": 2,
+        "dense_width": 32,
+    },
+    {
+        "family": "nws_cnn",
+        "image_shape": [3, 32, 32],
+        "num_classes": 20,
+        "batch_norm": True,
+        "filter_size": 5,
+        "conv_depth": 5,
+        "conv_width": 8,
+        "dense_depth": 4,
+        "dense_width": 128,
+    },
+]
+
+
+@dataclass
+class Options:
+    nets: int = field(default=64, metadata={"help": "stacked nets of each architecture"})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda or cuda:<number>"})
+
+
+def main(options: Options) -> None:
+    if options.nets < 1:
+        raise ValueError(f"nets={options.nets}: expected at least 1")
+    machine.tune_allocator()
+    copy = machine.memcpy_rate(options.device) / 2
+    print(f"{machine.describe(options.device)}; memcpy writes {copy / 1e9:.1f} GB/s; {options.nets} nets in a stack\n")
+    print("| architecture | parameters | edges | layout | nets/s | GB/s | of memcpy | times the loop |")
+    print("|---|---:|---:|---|---:|---:|---:|---:|")
+    for arch in ARCHITECTURES:
+        for row in measure(arch, options, copy):
+            print("|", " | ".join(row), "|", flush=True)
+
+
+def measure(arch: dict[str, Any], options: Options, copy: float) -> list[tuple[str, ...]]:
+    """The rows of one architecture; `copy` is in bytes per second."""
+    template = trace(nets.build(arch).eval(), torch.randn(2, *arch["image_shape"]))
+    params = {name: torch.randn(options.nets, *shape).to(options.device) for name, shape in template.shapes.items()}
+    check(template, {name: tensor[:2] for name, tensor in params.items()})
+    ways: list[Callable[[Template, dict[str, Tensor]], object]] = [blocked, sparse, per_net_loop]
+    seconds = [machine.seconds_per_call(functools.partial(way, template, params), options.device) for way in ways]
+    edges = sum(block.shape[0] * block.shape[1] for block in template.blocks)
+    rows = []
+    for way, taken in zip(ways, seconds, strict=True):
+        rate = bytes_written(way(template, params)) / taken
+        facts = (f"`{nets.arch_name(arch)}`", f"{template.num_params:,}", f"{edges:,}", way.__name__)
+        rates = (
+            f"{options.nets / taken:,.0f}",
+            f"{rate / 1e9:.2f}",
+            f"{rate / copy:.0%}",
+            f"{seconds[-1] / taken:,.1f}",
+        )
+        rows.append(facts + rates)
+    return rows
+
+
+def per_net_loop(template: Template, params: dict[str, Tensor]) -> Batch:
+    """One Data per net, layer by layer, then PyG's own collation; edges in the order of the layers.
+
+    The codes, which are the same for all nets, are looked up and not made again: that is in the loop's favour.
+    """
+    count, device = len(next(iter(params.values()))), next(iter(params.values())).device
+    first = [sum(space.size for space in template.spaces[:i]) for i in range(len(template.spaces))]
+    spaces, blocks = space_codes(template, device), block_codes(template, device)
+    positions, types = fixed_positions(template, device), torch.eye(len(EDGE_TYPES), device=device)
+    constant = functools.partial(torch.full, device=device)
+    graphs = []
+    for net in range(count):
+        nodes, ends, edges = [], [], []
+        for number, space in enumerate(template.spaces):
+            vectors = [
+                params[space.vectors[role]][net] if role in space.vectors else constant((space.size,), default)
+                for role, default in VECTOR_DEFAULTS.items()
+            ]
+            codes = spaces[number].repeat(space.size, 1)
+            nodes.append(torch.cat([torch.stack(vectors, 1), codes, positions[number]], 1))
+        for number, block in enumerate(template.blocks):
+            out, inputs, _ = block.shape
+            height, width = (1, 1, *block.taps)[-2:]
+            kernels = params[block.name][net].reshape(out * inputs, height, width)
+            top, left = GRID // 2 - (height - 1) // 2, GRID // 2 - (width - 1) // 2
+            taps = F.pad(kernels, (left, GRID - width - left, top, GRID - height - top)).flatten(1)
+            codes = torch.cat([blocks[number], torch.zeros(2, device=device), types[0]])
+            edges.append(torch.cat([taps, codes.repeat(out * inputs, 1)], 1))
+            pairs = torch.cartesian_prod(torch.arange(out, device=device), torch.arange(inputs, device=device))
+            ends.append(torch.stack([pairs[:, 1] + first[block.source], pairs[:, 0] + first[block.target]]))
+        graphs.append(Data(x=torch.cat(nodes), edge_index=torch.cat(ends, 1), edge_attr=torch.cat(edges)))
+    return Batch.from_data_list(graphs)
+
+
+def check(template: Template, params: dict[str, Tensor]) -> None:
+    """The loop and `sparse` make the same graphs: edges are compared in order of destination, which is `sparse`'s."""
+    ours, theirs = sparse(template, params), per_net_loop(template, params)
+    order = theirs["edge_index"][1].argsort(stable=True)
+    assert torch.equal(ours["x"], theirs["x"]), "the loop and sparse() make different nodes"
+    assert torch.equal(ours["edge_index"], theirs["edge_index"][:, order]), "... different edges"
+    assert torch.equal(ours["edge_attr"], theirs["edge_attr"][order]), "... different edge features"
+
+
+def bytes_written(built: object) -> int:
+    if isinstance(built, Blocked):
+        return sum(nodes.nbytes for nodes in built.nodes)
+    assert isinstance(built, Batch)
+    return sum(tensor.nbytes for _, tensor in built if isinstance(tensor, Tensor))
+
+
+if __name__ == "__main__":
+    commandline.run(main, Options)

@@ -1,0 +1,29 @@
+"""The benchmark compares like with like: a plain loop over nets makes the very graphs that `sparse` makes."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from metanet.arch.trace import trace
+from metanet.zoo import nets
+
+SCRIPT = Path(__file__).parents[2] / "scripts/benchmark_graphs.py"
+spec = importlib.util.spec_from_file_location("benchmark_graphs", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+benchmark_graphs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark_graphs)
+
+
+@pytest.mark.parametrize("arch", benchmark_graphs.ARCHITECTURES, ids=nets.arch_name)
+def test_the_loop_over_nets_makes_the_same_graphs(arch):
+    template = trace(nets.build(arch).eval(), torch.randn(2, *arch["image_shape"]))
+    params = {name: torch.randn(2, *shape) for name, shape in template.shapes.items()}
+    benchmark_graphs.check(template, params)
+
+
+def test_a_stack_needs_a_net():
+    with pytest.raises(ValueError, match="nets=0: expected at least 1"):
+        benchmark_graphs.main(benchmark_graphs.Options(nets=0))
