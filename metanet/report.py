@@ -70,7 +70,11 @@ def tables(each: Comparison) -> Iterator[tuple[str, str, Table]]:
     if len(each.entries) > 1:
         note = "Both on the same resampled nets, so the interval is of the difference itself."
         yield f"{each.reference.name} minus the others", note, findings.differences(each)
-    yield "Cost", "Seconds are of the whole run, with loading and evaluation.", findings.costs(each)
+    yield (
+        "Cost",
+        "Seconds of training or fitting, validation included. What is fitted counts the numbers that it keeps.",
+        findings.costs(each),
+    )
 
 
 def show(comparisons: Sequence[Comparison], unfinished: Sequence[Record], split: str) -> None:

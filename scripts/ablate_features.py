@@ -60,21 +60,19 @@ def main(options: Options) -> Comparison:
     """
     if options.seeds < 1 or not options.out.endswith(".html"):
         raise ValueError(f"seeds={options.seeds} out={options.out}: expected at least 1, and a name ending in .html")
-    names = {}
-    records = []
+    variants: dict[Path, str] = {}
     for number, (variant, words) in enumerate(VARIANTS.items()):
         for seed in range(options.seeds):
             print(f"{variant}, seed {seed} (variant {number + 1} of {len(VARIANTS)})", file=sys.stderr)
-            path = trained([*words, *options.also], seed, options)
-            records.append(record.read(path))
-            names[records[-1].name] = variant
-    (found,) = compare(records)  # same zoo, split and targets, so there is one comparison
-    entries = {names[entry.name]: entry for entry in found.entries}
+            variants[trained([*words, *options.also], seed, options)] = variant
+    (found,) = compare(map(record.read, variants))  # same zoo, split and targets, so there is one comparison
+    entries = {variants[entry.runs[0].path]: entry for entry in found.entries}
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html(found, entries), encoding="utf-8")
     out.with_suffix(".md").write_text(markdown(found, entries), encoding="utf-8")
-    print(f"wrote {out} and {out.with_suffix('.md')}{' and the picture' if picture(found, entries, out) else ''}")
+    written = [out, out.with_suffix(".md"), *picture(found, entries, out)]
+    print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return found
 
 
@@ -94,7 +92,7 @@ def configured(words: Sequence[str]) -> DictConfig:
         return compose("train", [f"model={MODEL}", *words])
 
 
-def summary(found: Comparison, entries: Mapping[str, Entry]) -> Table:
+def summary(entries: Mapping[str, Entry]) -> Table:
     """A row per variant: mean over targets, what switching the part off costs, parameters, seconds."""
     columns = [*map(Column, ("variant", findings.MEAN, "minus the full model", "parameters", "seconds a run"))]
     rows = []
@@ -128,10 +126,10 @@ def said(found: Comparison, entries: Mapping[str, Entry]) -> Iterator[tuple[str,
     """(heading, note, table)"""
     seeds = len(entries[FULL].runs)
     note = (
-        f"{MODEL} on {findings.title(found)}: {found.num_lineages:,} test nets, {seeds} seeds. Small: 95% interval, "
+        f"{MODEL} on {findings.title(found)}: {found.num_lineages:,} test nets, seeds: {seeds}. Small: 95% interval, "
         f"bootstrap over lineages and seeds; differences are paired, on the same resampled nets."
     )
-    yield "What each part is worth", note, summary(found, entries)
+    yield "What each part is worth", note, summary(entries)
     yield (
         "Target by target",
         "Score minus that of the full model: negative where the part helps.",
@@ -166,18 +164,19 @@ def html(found: Comparison, entries: Mapping[str, Entry]) -> str:
     body = ["<h1>Ablation</h1>"]
     for place, (heading, note, table) in enumerate(said(found, entries)):
         body.append(f'<h3>{escape(heading)}</h3><p class="note">{escape(note)}</p>{to_html(table)}')
-        body.append(f'<div class="panels">{"".join(panels[:1] if place == 0 else panels[1:])}</div>')
+        kind, shown = ("panels one", panels[:1]) if place == 0 else ("panels", panels[1:])
+        body.append(f'<div class="{kind}">{"".join(shown)}</div>')
     body += ["<h3>Commands</h3>", page.definitions([("train", commands(entries))])]
     return page.page("metanet: ablation", body, drawn)
 
 
-def picture(found: Comparison, entries: Mapping[str, Entry], out: Path) -> bool:
-    """The losses of the mean over targets as PNG; False without matplotlib."""
+def picture(found: Comparison, entries: Mapping[str, Entry], out: Path) -> list[Path]:
+    """The file of the picture, the losses of the mean over targets; none without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         print("no picture: matplotlib is not installed (pip install 'metanet[draw]')", file=sys.stderr)
-        return False
+        return []
     rows = losses(entries, None)[::-1]
     figure = Figure(figsize=(7, 0.8 + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
@@ -190,7 +189,7 @@ def picture(found: Comparison, entries: Mapping[str, Entry], out: Path) -> bool:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.savefig(out.with_suffix(".png"), dpi=160)
-    return True
+    return [out.with_suffix(".png")]
 
 
 if __name__ == "__main__":

@@ -87,6 +87,29 @@ def test_models_come_by_score_and_controls_last(runs):
     assert found.reference.name == "gnn"
 
 
+def test_equal_scores_share_the_best_place(tmp_path):
+    for model in ("gnn", "dmc"):
+        write_run(tmp_path, model, skill=0.8)
+    write_run(tmp_path, "majority", skill=0.1)
+    table = findings.scores(comparisons(tmp_path)[0])
+    assert all([cell.meaning for cell in row[1:4]] == ["best", "best", ""] for row in table.rows)
+    assert {row[-1].text for row in table.rows} == {"dmc, gnn"}
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.0004, "0.000"), (-0.0006, "−0.001"), (float("nan"), "n/a")])
+def test_numbers_are_rounded_without_a_negative_zero(value, text):
+    assert findings.number(value) == text
+
+
+def test_a_change_that_all_models_share_is_left_out_of_their_names(tmp_path):
+    write_run(tmp_path, "gnn", changes="depth=2-epochs=6")
+    write_run(tmp_path, "gnn", changes="epochs=6")
+    write_run(tmp_path, "majority", changes="epochs=6")
+    (found,) = comparisons(tmp_path)
+    assert {entry.name for entry in found.entries} == {"gnn", "gnn-depth=2", "majority"}
+    assert found.reference.name == "gnn"
+
+
 def test_an_unfinished_run_moves_no_number_and_is_named(runs):
     before = [entry.mean.value for entry in comparisons(runs)[0].entries]
     write_run(runs, "gnn", 7, finished=False)

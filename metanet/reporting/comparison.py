@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from metanet import metrics
 from metanet.metrics import Predictions
-from metanet.reporting.record import Record
+from metanet.reporting.record import Record, split_name
 from metanet.targets import Target
 
 CONTROLS = ("statistics", "architecture_only", "metadata_only", "shuffled_weights", "majority")
@@ -61,7 +61,7 @@ class Difference:
 class Entry:
     """All seeds of one model (with its overrides) on one zoo, split and target set."""
 
-    name: str
+    name: str  # without the changes that all entries of the comparison share
     runs: tuple[Record, ...]
     scores: Mapping[str, Score]  # by target
     mean: Score
@@ -78,8 +78,8 @@ class Comparison:
     conditions: Mapping[str, str]
     targets: tuple[Target, ...]
     entries: tuple[Entry, ...]
-    num_nets: int  # test nets, of which every snapshot counts
-    num_lineages: int
+    num_lineages: int  # training runs in the split
+    num_rows: int  # their snapshots, each of which is scored
 
     @property
     def reference(self) -> Entry:
@@ -126,21 +126,25 @@ def _conditions(record: Record, split: str) -> dict[str, str]:
                 f"Choose another split=, or train the run again."
             )
         digest.update(np.ascontiguousarray(found.lineage).tobytes() + np.ascontiguousarray(found.true).tobytes())
-    nets, lineages = len(found.true), len(np.unique(found.lineage))
+    rows, lineages = len(found.true), len(np.unique(found.lineage))
     return {
         "zoo": record.zoo,
         "split": record.split,
         "snapshots": record.snapshots,
         "nets": ", ".join(f"{part} {count:,}" for part, count in (record.of_result("nets") or {}).items()),
         "targets": ", ".join(target.name for target in record.targets),
-        f"{split} nets": f"{nets:,} nets of {lineages:,} lineages, fingerprint {digest.hexdigest()[:8]}",
+        f"{split} nets": f"{lineages:,} nets, {rows:,} snapshots, fingerprint {digest.hexdigest()[:8]}",
     }
 
 
 def _comparison(conditions: Mapping[str, str], records: Sequence[Record], split: str) -> Comparison:
     by_name: dict[str, list[Record]] = {}
+    words = [split_name(record.name) for record in records]
+    common = set.intersection(*(set(changes) for _, *changes in words)) if len({*map(tuple, words)}) > 1 else set()
     for record in sorted(records, key=lambda record: (record.seed, str(record.path))):
-        by_name.setdefault(record.name, []).append(record)
+        model, *changes = split_name(record.name)
+        name = "-".join([model, *(change for change in changes if change not in common)])
+        by_name.setdefault(name, []).append(record)
     targets = records[0].targets
     entries = []
     for name, runs in by_name.items():
@@ -153,7 +157,7 @@ def _comparison(conditions: Mapping[str, str], records: Sequence[Record], split:
         entries.append(_entry(name, runs, targets, split))
     entries.sort(key=lambda entry: (entry.control, -np.nan_to_num(entry.mean.value, nan=-np.inf), entry.name))
     found = records[0].predictions(targets[0], split)
-    return Comparison(conditions, targets, tuple(entries), len(found.true), len(np.unique(found.lineage)))
+    return Comparison(conditions, targets, tuple(entries), len(np.unique(found.lineage)), len(found.true))
 
 
 def _entry(name: str, runs: Sequence[Record], targets: Sequence[Target], split: str) -> Entry:

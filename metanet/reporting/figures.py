@@ -59,7 +59,9 @@ def intervals(rows: Sequence[Row], palette: Mapping[str, str]) -> Figure:
 
 def differences(rows: Sequence[Row], palette: Mapping[str, str]) -> Figure:
     """Differences of scores, with a line at 0."""
-    return _dots(rows, palette, {"zeroline": True, "zerolinecolor": MUTED, "zerolinewidth": 1, "nticks": 6})
+    return _dots(
+        rows, palette, {"zeroline": True, "zerolinecolor": MUTED, "zerolinewidth": 1, "nticks": 5, "tickangle": 0}
+    )
 
 
 def _dots(rows: Sequence[Row], palette: Mapping[str, str], x: Mapping[str, Any]) -> Figure:
@@ -186,6 +188,7 @@ def curves(
                     "hovertemplate": f"{name}, seed {seed}, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
                 }
             )
+    last = max((row[0] for rows in logs.values() for row in rows), default=1)
     margin = 0.04 * (ends[1] - ends[0] or 1.0)
     y = {"range": [ends[0] - margin, ends[1] + margin], "title": _title("loss"), "nticks": 6}
-    return {"data": data, "layout": _layout(230, {"title": _title("epoch"), "nticks": 6}, y)}
+    return {"data": data, "layout": _layout(230, {"title": _title("epoch"), "dtick": max(1, round(last / 6))}, y)}

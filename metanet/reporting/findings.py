@@ -54,7 +54,7 @@ def summary(each: Comparison, split: str) -> str:
     """What was compared, and who won, in two sentences."""
     best = each.best()
     low, high = best.mean.interval
-    snapshots = "" if each.num_nets == each.num_lineages else f" ({each.num_nets:,} snapshots)"
+    snapshots = "" if each.num_rows == each.num_lineages else f" ({each.num_rows:,} snapshots)"
     controls = sum(entry.control for entry in each.entries)
     return (
         f"{len(each.entries) - controls} models and {controls} controls on {len(each.targets)} targets, scored on "
@@ -99,7 +99,7 @@ def measured(each: Comparison, split: str) -> list[tuple[str, str]]:
         (
             "split",
             f"By lineage, {each.conditions['split']}: all snapshots of one training run are on the same side. "
-            f"{split} part: {each.conditions[split + ' nets']}, the same for every model here.",
+            f"The {split} part: {each.conditions[split + ' nets']}, the same for every model here.",
         ),
         (
             "fairness",
@@ -137,17 +137,19 @@ def scores(each: Comparison) -> Table:
     for target in (None, *each.targets):
         name = None if target is None else target.name
         best = each.best(name)
+        shared = [entry for entry in each.entries if score_of(entry, name).value == score_of(best, name).value]
         row = [Cell(MEAN if target is None else target.name, (kind(target),))]
         for entry in each.entries:
             score = score_of(entry, name)
-            low, high = score.interval
-            small = [f"{number(low)} to {number(high)}"]
+            small = [f"{number(score.interval[0])} to {number(score.interval[1])}"]
             if len(score.seeds) > 1:
                 small.append(f"seeds ±{number(score.spread)}")
-            meaning = "best" if entry is best else ""
-            row.append(Cell(number(score.value), tuple(small), meaning, max(0.0, float(np.nan_to_num(score.value)))))
-        near = [e.name for e in each.entries if e is not best and score_of(e, name).overlaps(score_of(best, name))]
-        row.append(Cell(best.name, (f"overlaps {', '.join(near)}" if near else "clear of all others",)))
+            strength = max(0.0, float(np.nan_to_num(score.value)))
+            row.append(Cell(number(score.value), tuple(small), "best" if entry in shared else "", strength))
+        near = [e.name for e in each.entries if e not in shared and score_of(e, name).overlaps(score_of(best, name))]
+        alone = "equal" if len(shared) == len(each.entries) > 1 else "clear of all others"
+        overlaps = f"overlaps {', '.join(near)}" if near else alone
+        row.append(Cell(", ".join(entry.name for entry in shared) or "–", (overlaps,) if shared else ()))
         rows.append(row)
     return Table(columns, rows, frozenset({0}))
 
@@ -203,11 +205,12 @@ def kind(target: Target | None) -> str:
 
 
 def number(value: float) -> str:
-    return "n/a" if not np.isfinite(value) else f"{value:.3f}".replace("-", "−")
+    """Three decimals; no minus before what rounds to zero."""
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "−") if np.isfinite(value) else "n/a"
 
 
 def signed(value: float) -> str:
-    return "n/a" if not np.isfinite(value) else f"{value:+.3f}".replace("-", "−")
+    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−") if np.isfinite(value) else "n/a"
 
 
 def span(values: Sequence[int | float | None]) -> str:

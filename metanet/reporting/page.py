@@ -48,6 +48,7 @@ td.best { font-weight: 700; }
 .better { color: #00664b; font-weight: 600; } .worse { color: #a83c00; font-weight: 600; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr));
   gap: 22px 26px; margin: 14px 0; }
+.panels.one { grid-template-columns: minmax(0, 680px); }
 .panels[hidden] { display: none; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: 13.5px; font-weight: 600; margin-bottom: 2px; }

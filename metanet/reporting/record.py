@@ -36,7 +36,7 @@ class Record:
     @property
     def model(self) -> str:
         """The choice of configs/model, such as gnn, whatever was changed of it."""
-        return _words(self.of_result("model"))[0]
+        return split_name(self.of_result("model"))[0]
 
     @property
     def seed(self) -> int:
@@ -65,7 +65,7 @@ class Record:
 
         `runs.model_name` drops the sections' names and, where a value does not fit a file name, ends in a hash.
         """
-        words = _words(self.of_result("model"))[1:]
+        words = split_name(self.of_result("model"))[1:]
         if any(re.search("-[0-9a-f]{6}$", word) for word in words):
             return None
         sections = {key: section for section in ("training", "model") for key in self.config.get(section, {})}
@@ -156,8 +156,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON ({error}). {_AGAIN}") from error
 
 
-def _words(name: Any) -> list[str]:
-    """gnn-depth=2-learning_rate=1e-3 -> [gnn, depth=2, learning_rate=1e-3]"""
+def split_name(name: Any) -> list[str]:
+    """gnn-depth=2-learning_rate=1e-3 -> [gnn, depth=2, learning_rate=1e-3], the inverse of `runs.model_name`."""
     return re.split(r"-(?=[\w.]+=)", str(name))
 
 
