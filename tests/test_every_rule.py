@@ -64,6 +64,13 @@ def test_every_rule_is_sound_and_leaves_the_channels_free(operator):
 
 
 @pytest.mark.parametrize("operator", sorted(rules.BY_OPERATOR))
+def test_every_operation_that_a_rule_writes_is_declared_with_its_attributes(operator):
+    for space in traced(operator)[1].spaces:
+        for operation in space.operations:
+            assert tuple(operation.attributes) == rules.OPERATIONS[operation.kind]
+
+
+@pytest.mark.parametrize("operator", sorted(rules.BY_OPERATOR))
 def test_a_permutation_that_leaves_out_one_tensor_changes_the_function(operator):
     host, template = traced(operator)
     state, generator = host.state_dict(), torch.Generator().manual_seed(1)

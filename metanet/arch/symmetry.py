@@ -8,7 +8,7 @@ every tensor of the net.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -93,20 +93,36 @@ class Symmetry:
         """The state_dict moved by `tables`: factor -> int64 [*(nets), *key sizes, size].
 
         Raises:
-            ValueError: a tensor whose trailing shape is not the traced one.
+            ValueError: a tensor that does not end in the traced shape, or is not stacked where the tables are.
         """
-        return {name: self._moved(name, tensor, tables) for name, tensor in state_dict.items()}
+        known: dict[Hashable, list[Tensor]] = {}  # the vectors of a space move alike
+        return {name: self._moved(name, tensor, tables, known) for name, tensor in state_dict.items()}
 
-    def _moved(self, name: str, tensor: Tensor, tables: Mapping[int, Tensor]) -> Tensor:
+    def _moved(
+        self, name: str, tensor: Tensor, tables: Mapping[int, Tensor], known: dict[Hashable, list[Tensor]]
+    ) -> Tensor:
         axes = self.axes.get(name, ())
         if not any(f in tables for parts in axes for part in parts for f in part.factors):
             return tensor
         first = tensor.ndim - len(axes)
         last = 1 + max(k for k, parts in enumerate(axes) if parts)  # the axes behind (kernel taps) move as they are
-        sources = self._sources(axes[:last], tuple(tensor.shape[first : first + last]), tables, tensor.device)
+        shape = tuple(tensor.shape[max(first, 0) : first + last])
+        expected = tuple(sum(map(self._size, parts)) if parts else None for parts in axes[:last])
+        if first < 0 or any(size not in (found, None) for size, found in zip(expected, shape, strict=True)):
+            found = f"{list(tensor.shape)}, expected it to end in {[size or 'any' for size in expected]}"
+            raise ValueError(f"{name}: shape {found} and {len(axes) - last} more axes, as in the traced net")
+        if (axes[:last], shape, tensor.device) not in known:
+            known[axes[:last], shape, tensor.device] = self._sources(axes[:last], shape, tables, tensor.device)
+        sources = known[axes[:last], shape, tensor.device]
+        if all(source.numel() == size for source, size in zip(sources, shape, strict=True)):  # axis by axis is faster
+            for k, source in enumerate(sources):
+                tensor = tensor.index_select(first + k, source.reshape(-1)) if axes[k] else tensor
+            return tensor
         flat = tensor.flatten(first + last) if first + last < tensor.ndim else tensor.unsqueeze(-1)
         if max(source.ndim for source in sources) > last:  # tables of its own for every net
-            nets = torch.arange(tensor.shape[0], device=tensor.device).reshape(-1, *[1] * last)
+            if first != 1 or any(len(source) not in (1, len(tensor)) for source in sources if source.ndim > last):
+                raise ValueError(f"{name}: shape {list(tensor.shape)} is not a stack of as many nets as were asked for")
+            nets = torch.arange(len(tensor), device=tensor.device).reshape(-1, *[1] * last)
             return flat[(nets, *sources)].reshape(tensor.shape)
         return flat[(..., *sources, slice(None))].reshape(tensor.shape)
 
@@ -148,16 +164,18 @@ class Symmetry:
             sources.append(whole.index_select(dim, torch.cat(written).argsort().to(device)))
         return sources
 
+    def _size(self, part: Part) -> int:
+        return math.prod(self.factors[f].size for f in part.factors)
+
     def _positions(self, part: Part) -> Int64[Tensor, " positions"]:
-        size = math.prod(self.factors[f].size for f in part.factors)
         if part.positions is None:
-            return torch.arange(part.start, part.start + size)
+            return torch.arange(part.start, part.start + self._size(part))
         return torch.tensor(part.positions)
 
     def _grid(self, part: Part) -> tuple[Int64[Tensor, " positions"], ...]:
         """The coordinate in each factor, for the positions of a part in row-major order."""
         sizes = [self.factors[f].size for f in part.factors]
-        return torch.unravel_index(torch.arange(math.prod(sizes)), sizes)
+        return tuple(grid.reshape(-1) for grid in torch.meshgrid(*map(torch.arange, sizes), indexing="ij"))
 
     def _coordinates(self, parts: tuple[Part, ...], size: int) -> dict[int, Int64[Tensor, " positions"]]:
         """The coordinate of every position of an axis in each factor; zero where the factor does not reach."""

@@ -41,7 +41,8 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
         try:
             program = torch.export.export(module, example_inputs, strict=False)
         except Exception as error:
-            raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {error}") from error
+            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {why}") from error
     record = Record()
     entries = _walk(program.graph, program.graph_signature, dict(module.state_dict()), record)
     read = {name: value for name, value in entries.items() if name in record.represented}

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from metanet.arch.depth import depths, heights
+from metanet.arch.rules import OPERATIONS
 from metanet.arch.template import VECTOR_ROLES, Block, Operation, Space, Template
 from metanet.views.once import once_per_object
 from metanet.views.taps import grid_of
@@ -23,45 +24,6 @@ Device = torch.device | str | None
 
 POSITION_CODES = 16  # bits of a fixed node's position: up to 65,536 input features or classes
 
-_POOL = ("kernel", "stride", "padding", "ceil_mode")
-# Each kind of operation that a rule of metanet/arch/rules may write, with its attributes.
-OPERATIONS: dict[str, tuple[str, ...]] = {
-    "bias": (),
-    "batch_norm": ("eps",),
-    "relu": (),
-    "relu6": (),
-    "leaky_relu": ("negative_slope",),
-    "elu": ("alpha", "scale", "input_scale"),
-    "celu": ("alpha",),
-    "selu": (),
-    "gelu": ("approximate",),
-    "silu": (),
-    "mish": (),
-    "sigmoid": (),
-    "log_sigmoid": (),
-    "tanh": (),
-    "hardtanh": ("min_val", "max_val"),
-    "hardsigmoid": (),
-    "hardswish": (),
-    "softplus": ("beta", "threshold"),
-    "softshrink": ("lambd",),
-    "hardshrink": ("lambd",),
-    "threshold": ("threshold", "value"),
-    "sin": (),
-    "cos": (),
-    "exp": (),
-    "abs": (),
-    "neg": (),
-    "square": (),
-    "sqrt": (),
-    "add": ("value",),
-    "mul": ("value",),
-    "div": ("value",),
-    "max_pool": (*_POOL, "dilation"),
-    "avg_pool": (*_POOL, "count_include_pad"),
-    "adaptive_avg_pool": ("output",),
-    "hidden": (),
-}
 _SPATIAL = {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1, "output": 1}  # along an axis that is not there
 _MOST_OPERATIONS = 24  # float32 holds the binary fraction of their order
 _ROLES = ("input", "hidden", "output")

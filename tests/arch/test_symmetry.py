@@ -203,3 +203,18 @@ def test_checking_leaves_the_module_as_it_was():
     check_symmetry(trace(net, IMAGE), net, IMAGE)
     assert net.training
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("shape", "nets", "message"),
+    [
+        ((4, 2, 3, 3), None, r"0.weight: shape \[4, 2, 3, 3\], expected it to end in \[5\] and 3 more axes"),
+        ((2, 3, 3), None, r"0.weight: shape \[2, 3, 3\]"),
+        ((5, 2, 3, 3), 2, "0.weight: .* is not a stack of as many nets"),
+        ((3, 5, 2, 3, 3), 2, "0.weight: .* is not a stack of as many nets"),
+    ],
+)
+def test_a_tensor_of_another_shape_is_refused_by_name(shape, nets, message):
+    permute = trace(small_net(), IMAGE).symmetry.sample(torch.Generator(), nets=nets)
+    with pytest.raises(ValueError, match=message):
+        permute({"0.weight": torch.zeros(shape)})

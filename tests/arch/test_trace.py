@@ -208,6 +208,7 @@ def test_tied_weights_are_refused():
     [
         (nn.BatchNorm2d(3, track_running_stats=False), "normalises by its batch"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(6, 2)), "not the axis of the channels"),
+        (conv_net(nn.AvgPool2d(2, divisor_override=3)), "divisor_override"),
         (nn.ReLU(), "no weight tensor"),
         (nn.Linear(5, 2), "cannot be exported"),
     ],

@@ -4,9 +4,12 @@ A file defines `RULES`: a mapping from an ATen operator ("aten.conv2d", all over
 returns the output's `Value`; the in-place form ("aten.relu_") uses the same rule. A rule raises `call.unsupported(why)`
 for every use that it does not know.
 
-It also defines `EXAMPLES`: the same operators, each with the shape [channels, *grid] of an input and a function that
-makes something to call on it (a module, or a function of a tensor) that uses the operator. tests/test_every_rule.py
-puts it between two layers and checks the rule there.
+`OPERATIONS` maps each kind of operation that the rules of the file write on a space to the names of its attributes; the
+graph gives each of them columns of its own (metanet/views/codes.py).
+
+`EXAMPLES` maps the operators of RULES to the shape [channels, *grid] of an input and a function that makes something to
+call on it (a module, or a function of a tensor) that uses the operator. tests/test_every_rule.py puts it between two
+layers and checks the rule there.
 """
 
 import importlib
@@ -18,4 +21,7 @@ MODULES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgu
 BY_OPERATOR: dict[str, Rule] = {operator: rule for module in MODULES for operator, rule in module.RULES.items()}
 EXAMPLES: dict[str, Example] = {
     operator: example for module in MODULES for operator, example in module.EXAMPLES.items()
+}
+OPERATIONS: dict[str, tuple[str, ...]] = {"bias": (), "hidden": ()} | {
+    kind: attributes for module in MODULES for kind, attributes in module.OPERATIONS.items()
 }

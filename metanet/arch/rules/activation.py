@@ -6,7 +6,7 @@ import torch
 
 from metanet.arch.record import Call, Example, Rule, Value
 
-NUMBERS: dict[str, tuple[str, ...]] = {
+OPERATIONS: dict[str, tuple[str, ...]] = {
     "relu": (),
     "relu6": (),
     "leaky_relu": ("negative_slope",),
@@ -43,7 +43,7 @@ def _rule(kind: str, numbers: tuple[str, ...]) -> Rule:
     return activation
 
 
-RULES = {f"aten.{kind}": _rule(kind, numbers) for kind, numbers in NUMBERS.items()}
-EXAMPLES: dict[str, Example] = {f"aten.{kind}": ((4, 5), partial(getattr, torch.ops.aten, kind)) for kind in NUMBERS}
+RULES = {f"aten.{kind}": _rule(kind, numbers) for kind, numbers in OPERATIONS.items()}
+EXAMPLES: dict[str, Example] = {f"aten.{kind}": ((4, 5), partial(getattr, torch.ops.aten, kind)) for kind in OPERATIONS}
 EXAMPLES["aten.sqrt"] = ((4, 5), lambda: lambda x: torch.sqrt(x.abs()))
 EXAMPLES["aten.threshold"] = ((4, 5), lambda: partial(torch.threshold, threshold=0.1, value=-2.0))

@@ -25,6 +25,13 @@ def subtract(call: Call) -> Value:
     return _join(call, "add", left, call.operate(right, "mul", value=-alpha))
 
 
+def subtract_from(call: Call) -> Value:
+    """aten.rsub(self, other, alpha): other - alpha * self, where other is a number."""
+    if isinstance(call["other"], Value):
+        raise call.unsupported("there is a rule for subtraction from a number only")
+    return call.operate(call.operate(call.activation("self"), "mul", value=-call["alpha"]), "add", value=call["other"])
+
+
 def multiply(call: Call) -> Value:
     """aten.mul(self, other): with a number an operation, of two activations a gate."""
     if not isinstance(call["other"], Value):
@@ -34,8 +41,8 @@ def multiply(call: Call) -> Value:
 
 def divide(call: Call) -> Value:
     """aten.div(self, number)."""
-    if isinstance(call["other"], Value):
-        raise call.unsupported("there is a rule for division by a number only")
+    if isinstance(call["other"], Value) or call.arguments.get("rounding_mode"):
+        raise call.unsupported("there is a rule for true division by a number only")
     return call.operate(call.activation("self"), "div", value=call["other"])
 
 
@@ -53,10 +60,12 @@ def _join(call: Call, kind: str, left: Value, right: Value) -> Value:
     return joined
 
 
-RULES = {"aten.add": add, "aten.sub": subtract, "aten.mul": multiply, "aten.div": divide}
+RULES = {"aten.add": add, "aten.sub": subtract, "aten.rsub": subtract_from, "aten.mul": multiply, "aten.div": divide}
+OPERATIONS = {"add": ("value",), "mul": ("value",), "div": ("value",)}
 EXAMPLES = {
     "aten.add": ((4, 5), lambda: lambda x: 1.5 + torch.tanh(x) + x),
     "aten.sub": ((4, 5), lambda: lambda x: torch.tanh(x) - 2 * x - 1.5),
+    "aten.rsub": ((4, 5), lambda: lambda x: 1.5 - x),
     "aten.mul": ((4, 5), lambda: lambda x: torch.sigmoid(x) * x * 1.5),
     "aten.div": ((4, 5), lambda: lambda x: x / 1.5),
 }

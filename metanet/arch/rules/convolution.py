@@ -61,6 +61,7 @@ def _padding(padding: str | list[int], kernel: tuple[int, ...], dilation: list[i
 
 
 RULES = {"aten.conv1d": convolution, "aten.conv2d": convolution, "aten.conv3d": convolution}
+OPERATIONS = {}
 EXAMPLES = {
     "aten.conv1d": ((4, 6), lambda: nn.Conv1d(4, 6, 3, padding=1, groups=2)),
     "aten.conv2d": ((4, 5, 6), lambda: nn.Conv2d(4, 6, (2, 3), stride=2, padding=1, dilation=(1, 2))),

@@ -31,4 +31,5 @@ def linear(call: Call) -> Value:
 
 
 RULES = {"aten.linear": linear}
+OPERATIONS = {}
 EXAMPLES = {"aten.linear": ((4,), lambda: nn.Linear(4, 5))}

@@ -20,4 +20,5 @@ def batch_norm(call: Call) -> Value:
 
 
 RULES = {"aten.batch_norm": batch_norm}
+OPERATIONS = {"batch_norm": ("eps",)}
 EXAMPLES = {"aten.batch_norm": ((4, 5), lambda: nn.BatchNorm1d(4))}

@@ -7,18 +7,27 @@ from torch import nn
 
 from metanet.arch.record import Call, Rule, Value
 
+WINDOW = ("kernel", "stride", "padding")
+OPERATIONS = {
+    "max_pool": (*WINDOW, "dilation", "ceil_mode"),
+    "avg_pool": (*WINDOW, "ceil_mode", "count_include_pad"),
+    "adaptive_avg_pool": ("output",),
+}
 
-def _pool(kind: str, rank: int, numbers: tuple[str, ...]) -> Rule:
-    """A pooling with a window: its attributes are tuples of one number per grid axis, and the flags in `numbers`."""
+
+def _pool(kind: str, rank: int) -> Rule:
+    """A pooling with a window; its attributes are flags, or tuples of one number per grid axis."""
 
     def pool(call: Call) -> Value:
         x = _grid(call, rank)
-        kernel = _each(call["kernel_size"], rank)
-        attributes = {"kernel": kernel, "stride": _each(call["stride"] or kernel, rank)}
-        attributes["padding"] = _each(call["padding"], rank)
-        flags = {name: _each(call[name], rank) if name == "dilation" else call[name] for name in numbers}
-        pooled = call.operate(x, kind, **attributes, **flags)
-        return replace(pooled, axes=(*x.axes[:2], *call.spatial(2)))
+        if call.arguments.get("divisor_override") is not None:
+            raise call.unsupported("there is no rule for its divisor_override")
+        given = dict(call.arguments) | {"kernel": call["kernel_size"], "stride": call["stride"] or call["kernel_size"]}
+        numbers = {
+            name: given[name] if isinstance(given[name], bool) else _each(given[name], rank)
+            for name in OPERATIONS[kind]
+        }
+        return replace(call.operate(x, kind, **numbers), axes=(*x.axes[:2], *call.spatial(2)))
 
     return pool
 
@@ -58,8 +67,8 @@ def _each(number: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 RULES = {
     "aten.mean": mean,
-    **{f"aten.max_pool{n}d": _pool("max_pool", n, ("dilation", "ceil_mode")) for n in (1, 2, 3)},
-    **{f"aten.avg_pool{n}d": _pool("avg_pool", n, ("ceil_mode", "count_include_pad")) for n in (1, 2, 3)},
+    **{f"aten.max_pool{n}d": _pool("max_pool", n) for n in (1, 2, 3)},
+    **{f"aten.avg_pool{n}d": _pool("avg_pool", n) for n in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{n}d": _adaptive("adaptive_avg_pool", n) for n in (1, 2, 3)},
 }
 EXAMPLES = {

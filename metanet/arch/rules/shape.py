@@ -96,6 +96,7 @@ RULES = {
     "aten.squeeze": reshape,
     "aten.unsqueeze": reshape,
 }
+OPERATIONS = {}
 EXAMPLES = {
     "aten.dropout": ((4, 5), lambda: nn.Dropout(0.5)),
     "aten.feature_dropout": ((4, 5, 5), lambda: nn.Dropout2d(0.5)),
