@@ -37,7 +37,7 @@ def save(
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for parameter, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{parameter}.{name}": tensor for name, tensor in moments.items()}
-    disk.write_atomically(path, shards.pack(tensors, dataclasses.asdict(state)))
+    disk.write_atomically(path, shards.pack(tensors, {"state": dataclasses.asdict(state)}))
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]]:
@@ -58,6 +58,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> t
     try:
         model.load_state_dict(parts["model"])
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        return State(**about), parts["best"]
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{path}: not of this model ({error}). Train anew with force=true.") from error
+        return State(**about["state"]), parts["best"]
+    except (RuntimeError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not of this model ({reason}). Train anew with force=true.") from error

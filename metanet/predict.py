@@ -20,6 +20,7 @@ from typing import Any
 import rich
 import torch
 from rich.table import Column, Table
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import metanet
@@ -43,7 +44,7 @@ def main(options: Options) -> dict[str, dict[str, Any]]:
         ValueError, OSError: no such run or file, no architecture, weights that do not fit it or are not finite.
     """
     run = runs.load_run(options.run)
-    state_dict, about = shards.load(Path(options.checkpoint))
+    state_dict, about = load_checkpoint(Path(options.checkpoint))
     module, example = from_factory(options) if options.module else from_metadata(about, options)
     try:
         template = metanet.trace(module.eval(), example)
@@ -56,6 +57,21 @@ def main(options: Options) -> dict[str, dict[str, Any]]:
     else:
         show(answers, about, f"{options.checkpoint}, read by {options.run}")
     return answers
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of any safetensors file, and what its metadata say under `metanet`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, truncated, or no safetensors file.
+    """
+    shards.check_size(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("metanet", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def from_metadata(about: Mapping[str, Any], options: Options) -> tuple[nn.Module, Tensor]:

@@ -112,7 +112,8 @@ def settings_of(config: DictConfig) -> Training:
         if key not in known:
             raise ValueError(f"model.training.{key}: unknown, expected one of {', '.join(known)}")
     try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Training), config.training))
+        resolved = OmegaConf.to_container(config.training, resolve=True)  # before the merge, which cuts it off its root
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Training), resolved))
     except OmegaConfBaseException as error:
         raise ValueError(f"training.{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(settings, Training)

@@ -1,10 +1,14 @@
 """What all tests share. Examples are fixed (derandomize) and untimed: a slow machine fails no test."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hypothesis import settings
+from omegaconf import DictConfig
 
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
@@ -25,6 +29,25 @@ def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """The finished zoo of `tiny_spec`; shared, so tests that change files work on a copy."""
     out = tmp_path_factory.mktemp("zoos") / "tiny"
     return make_zoo(check_spec(TINY, "tests"), out, processes=1)
+
+
+@pytest.fixture
+def config_of(tiny_zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
+    """The config of `python -m metanet.train WORDS` on the tiny zoo, with runs below `tmp_path`.
+
+    The zoo is opened once for all tests, so that its architectures are traced once.
+    """
+
+    def opened(path: str | Path) -> Zoo:
+        return tiny_zoo if Path(path).resolve() == tiny_zoo.path.resolve() else Zoo(Path(path))
+
+    monkeypatch.setattr("metanet.zoo.store.open_zoo", opened)
+
+    def composed(*words: str) -> DictConfig:
+        with initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
+            return compose("train", [f"zoo={tiny_zoo.path}", f"runs={tmp_path / 'runs'}", *words])
+
+    return composed
 
 
 TINY = {
