@@ -85,7 +85,7 @@ def show(comparisons: Sequence[Comparison], unfinished: Sequence[Record], split:
     for line in findings.warnings(comparisons, unfinished):
         console.print(f"warning: {line}", style="yellow", highlight=False, markup=False)
     for each in comparisons:
-        console.print(f"\n{findings.title(each)}: {findings.summary(each, split)}\n", highlight=False, markup=False)
+        console.print(f"\n{each.title}. {findings.summary(each, split)}\n", highlight=False, markup=False)
         for heading, _, table in tables(each):
             print_to(console, table, heading)
 
@@ -94,7 +94,7 @@ def markdown(comparisons: Sequence[Comparison], unfinished: Sequence[Record], sp
     lines = ["# metanet report", ""]
     lines += [f"> **Warning:** {line}\n" for line in findings.warnings(comparisons, unfinished)]
     for each in comparisons:
-        lines += [f"## {findings.title(each)}", "", findings.summary(each, split), ""]
+        lines += [f"## {each.title}", "", findings.summary(each, split), ""]
         for heading, note, table in tables(each):
             lines += [f"### {heading}", "", note, "", to_markdown(table)]
         lines += ["### How this was measured", ""]
@@ -125,7 +125,7 @@ def html(comparisons: Sequence[Comparison], unfinished: Sequence[Record], split:
     for place, each in enumerate(comparisons):
         body += _section(each, f"comparison{place}", drawn, split)
     body += ["<h2>How to read this</h2>", page.definitions(findings.HOW_TO_READ)]
-    return page.page(f"metanet: {', '.join(map(findings.title, comparisons))}", body, drawn)
+    return page.page(f"metanet: {', '.join(each.title for each in comparisons)}", body, drawn)
 
 
 def _section(each: Comparison, name: str, drawn: page.Figures, split: str) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _section(each: Comparison, name: str, drawn: page.Figures, split: str) -> It
         [entry.name for entry in each.entries if not entry.control],
         [entry.name for entry in each.entries if entry.control],
     )
-    yield f"<h2>{escape(findings.title(each))}</h2><p>{escape(findings.summary(each, split))}</p>"
+    yield f"<h2>{escape(each.title)}</h2><p>{escape(findings.summary(each, split))}</p>"
     for place, (heading, note, table) in enumerate(tables(each)):
         yield f'<h3>{escape(heading)}</h3><p class="note">{escape(note)}</p>{to_html(table)}'
         if place == 0:

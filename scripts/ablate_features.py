@@ -126,7 +126,7 @@ def said(found: Comparison, entries: Mapping[str, Entry]) -> Iterator[tuple[str,
     """(heading, note, table)"""
     seeds = len(entries[FULL].runs)
     note = (
-        f"{MODEL} on {findings.title(found)}: {found.num_lineages:,} test nets, seeds: {seeds}. Small: 95% interval, "
+        f"{MODEL} on {found.title}: {found.num_lineages:,} test nets, seeds: {seeds}. Small: 95% interval, "
         f"bootstrap over lineages and seeds; differences are paired, on the same resampled nets."
     )
     yield "What each part is worth", note, summary(entries)
@@ -185,7 +185,7 @@ def picture(found: Comparison, entries: Mapping[str, Entry], out: Path) -> list[
     axes.axvline(0, color=figures.MUTED, linewidth=1)
     axes.errorbar(values, range(len(rows)), xerr=ends, fmt="o", color=figures.MODEL_COLOURS[0], linewidth=2)
     axes.set_yticks(range(len(rows)), names)
-    axes.set_xlabel(f"{findings.MEAN}, minus the full model ({findings.title(found)}, 95% interval)")
+    axes.set_xlabel(f"{findings.MEAN}, minus the full model ({found.title}, 95% interval)")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.savefig(out.with_suffix(".png"), dpi=160)

@@ -71,7 +71,7 @@ def write_run(
 def _predictions(
     targets: tuple[Target, ...], seed: int, skill: float, num_lineages: int, snapshots: int, first_net: int
 ) -> pa.Table:
-    truth, noise = np.random.default_rng(first_net), np.random.default_rng([seed, int(1000 * skill)])
+    truth, noise = np.random.default_rng(first_net), np.random.default_rng([seed, int(1000 * skill), 1])
     parts = []
     for split in ("valid", "test"):
         lineage = np.repeat(np.arange(num_lineages) + first_net, snapshots)

@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
+import pyarrow.compute as pc
 from jaxtyping import Float
 
 from metanet import metrics
@@ -75,7 +76,8 @@ class Entry:
 class Comparison:
     """Models that saw the same nets, targets and split, best mean score first, controls last."""
 
-    conditions: Mapping[str, str]
+    title: str  # the zoo, numbered where there are several comparisons
+    conditions: Mapping[str, str]  # equal for all its runs, and in no other comparison of the report
     targets: tuple[Target, ...]
     entries: tuple[Entry, ...]
     num_lineages: int  # training runs in the split
@@ -112,12 +114,16 @@ def compare(records: Iterable[Record], split: str = "test") -> list[Comparison]:
     for record in records:
         if record.result is not None:
             alike.setdefault(tuple(_conditions(record, split).items()), []).append(record)
-    return [_comparison(dict(key), group, split) for key, group in sorted(alike.items())]
+    groups = sorted(alike.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [
+        _comparison(f"({place}) {group[0].zoo}" if len(groups) > 1 else group[0].zoo, dict(key), group, split)
+        for place, (key, group) in enumerate(groups, 1)
+    ]
 
 
 def _conditions(record: Record, split: str) -> dict[str, str]:
     """What has to be equal for two runs to stand in one table, in words."""
-    digest = hashlib.sha256()
+    truth = hashlib.sha256()
     for target in record.targets:
         found = record.predictions(target, split)
         if not len(found.true):
@@ -125,19 +131,20 @@ def _conditions(record: Record, split: str) -> dict[str, str]:
                 f"{record.path}: predictions.parquet has no rows of target {target.name!r} in split {split!r}. "
                 f"Choose another split=, or train the run again."
             )
-        digest.update(np.ascontiguousarray(found.lineage).tobytes() + np.ascontiguousarray(found.true).tobytes())
-    rows, lineages = len(found.true), len(np.unique(found.lineage))
+        truth.update(np.ascontiguousarray(found.true).tobytes())
+    rows = record.table.filter((pc.field("split") == split) & (pc.field("target") == record.targets[0].name))
+    nets = hashlib.sha256(np.stack([rows[name].to_numpy() for name in ("net", "step", "lineage")]).tobytes())
     return {
         "zoo": record.zoo,
         "split": record.split,
         "snapshots": record.snapshots,
         "nets": ", ".join(f"{part} {count:,}" for part, count in (record.of_result("nets") or {}).items()),
-        "targets": ", ".join(target.name for target in record.targets),
-        f"{split} nets": f"{lineages:,} nets, {rows:,} snapshots, fingerprint {digest.hexdigest()[:8]}",
+        "targets": f"{', '.join(t.name for t in record.targets)} (true values {truth.hexdigest()[:8]})",
+        f"{split} nets": f"{len(rows['lineage'].unique()):,} nets, {len(rows):,} snapshots ({nets.hexdigest()[:8]})",
     }
 
 
-def _comparison(conditions: Mapping[str, str], records: Sequence[Record], split: str) -> Comparison:
+def _comparison(title: str, conditions: Mapping[str, str], records: Sequence[Record], split: str) -> Comparison:
     by_name: dict[str, list[Record]] = {}
     words = [split_name(record.name) for record in records]
     common = set.intersection(*(set(changes) for _, *changes in words)) if len({*map(tuple, words)}) > 1 else set()
@@ -157,7 +164,7 @@ def _comparison(conditions: Mapping[str, str], records: Sequence[Record], split:
         entries.append(_entry(name, runs, targets, split))
     entries.sort(key=lambda entry: (entry.control, -np.nan_to_num(entry.mean.value, nan=-np.inf), entry.name))
     found = records[0].predictions(targets[0], split)
-    return Comparison(conditions, targets, tuple(entries), len(np.unique(found.lineage)), len(found.true))
+    return Comparison(title, conditions, targets, tuple(entries), len(np.unique(found.lineage)), len(found.true))
 
 
 def _entry(name: str, runs: Sequence[Record], targets: Sequence[Target], split: str) -> Entry:

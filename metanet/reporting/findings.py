@@ -46,10 +46,6 @@ HOW_TO_READ = (
 )
 
 
-def title(each: Comparison) -> str:
-    return each.conditions["zoo"]
-
-
 def summary(each: Comparison, split: str) -> str:
     """What was compared, and who won, in two sentences."""
     best = each.best()
@@ -57,7 +53,7 @@ def summary(each: Comparison, split: str) -> str:
     snapshots = "" if each.num_rows == each.num_lineages else f" ({each.num_rows:,} snapshots)"
     controls = sum(entry.control for entry in each.entries)
     return (
-        f"{len(each.entries) - controls} models and {controls} controls on {len(each.targets)} targets, scored on "
+        f"Models: {len(each.entries) - controls}, controls: {controls}, targets: {len(each.targets)}. Scored on "
         f"{each.num_lineages:,} {split} nets{snapshots} that none of them was trained on. Best mean over targets: "
         f"{best.name} with {number(best.mean.value)} ({number(low)} to {number(high)})."
     )
@@ -72,23 +68,19 @@ def warnings(comparisons: Sequence[Comparison], unfinished: Sequence[Record]) ->
             f"{len(unfinished)} unfinished, not in any table: {names}. The command that began a run goes on with it."
         )
     if len(comparisons) > 1:
-        keys = dict.fromkeys(key for each in comparisons for key in each.conditions)
-        differing = []
-        for key in keys:
-            values = [each.conditions.get(key, "none") for each in comparisons]
-            if len(set(values)) > 1:
-                differing.append(f"{key}: " + "; ".join(f"({n}) {value}" for n, value in enumerate(values, 1)))
         lines.append(
             f"These runs cannot be put into one table, because they did not see the same nets, targets and split. "
-            f"There are {len(comparisons)} comparisons, which must not be read across. " + " | ".join(differing)
+            f"There are {len(comparisons)} comparisons, which must not be read across. They differ in:"
         )
+        for key in dict.fromkeys(key for each in comparisons for key in each.conditions):
+            values = [each.conditions.get(key, "none") for each in comparisons]
+            if len(set(values)) > 1:
+                lines.append(f"{key}: " + "; ".join(f"({n}) {value}" for n, value in enumerate(values, 1)))
     for each in comparisons:
         seeds = {tuple(run.seed for run in entry.runs) for entry in each.entries}
         if len(seeds) > 1:
             found = ", ".join(f"{entry.name} {len(entry.runs)}" for entry in each.entries)
-            lines.append(
-                f"{title(each)}: models were trained with different numbers of seeds or other seeds ({found})."
-            )
+            lines.append(f"{each.title}: models were trained with different numbers of seeds or other seeds ({found}).")
     return lines
 
 
