@@ -10,16 +10,18 @@ one batched product and a batch norm reduces over contiguous numbers.
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
 from metanet import seeding
-from metanet.zoo import nets as families
+from metanet.zoo.nets import ACTIVATIONS
 
 Tensors = Mapping[str, Tensor]  # by state_dict name, each [nets, *shape]
 
@@ -37,13 +39,9 @@ class Stack:
 
     def __init__(self, module: nn.Module, activations: Sequence[str], dropout: Float[Tensor, " nets"]):
         self.nets = len(activations)
-        self.dropout = dropout
-        self.drops = bool(dropout.any())
-        self.activations = [
-            (families.ACTIVATIONS[name](), len(list(run))) for name, run in groupby(activations)
-        ]  # runs of rows
-        graph = fx.symbolic_trace(module).graph
-        self.layers = [(node, self._rule(module, node)) for node in graph.nodes]
+        self.dropout = dropout if dropout.any() else None
+        self.activations = [(ACTIVATIONS[name](), len(list(run))) for name, run in groupby(activations)]
+        self._steps = [(node, self._rule(module, node)) for node in fx.symbolic_trace(module).graph.nodes]
 
     def __call__(
         self,
@@ -53,46 +51,40 @@ class Stack:
     ) -> Float[Tensor, "nets classes batch"]:
         """Logits. With `keys` the nets train: these draw the dropout masks, and running statistics move."""
         values: dict[fx.Node, Any] = {}
-        for node, rule in self.layers:
-            if node.op == "placeholder":
-                values[node] = images
-            elif node.op == "output":
-                return values[node.args[0]]  # type: ignore[index]
-            else:
-                inputs = [values[argument] for argument in node.args if isinstance(argument, fx.Node)]
-                values[node] = rule(inputs, tensors, keys)
-            for argument in node.all_input_nodes:  # frees a value after its last use
-                if next(reversed(argument.users)) is node:
-                    del values[argument]
-        raise AssertionError("a traced module ends with its output")
+        for node, rule in self._steps:
+            if node.op == "output":
+                break
+            inputs = [values[argument] for argument in node.args if isinstance(argument, fx.Node)] or [images]
+            values[node] = rule(_Call(self, str(node.target), inputs, tensors, keys))
+        return values[node.all_input_nodes[0]]
 
-    def _rule(self, module: nn.Module, node: fx.Node) -> Callable[[list[Tensor], Tensors, Tensor | None], Tensor]:
-        """What runs `node`: (inputs, tensors, keys) -> value."""
+    def activate(self, x: Tensor) -> Tensor:
+        """Each net's own activation, on runs of nets with the same one."""
+        if len(self.activations) == 1:
+            return self.activations[0][0](x)
+        dim = 1 if x.dim() == 4 else 0
+        sizes = [count * (x.shape[dim] // self.nets) for _, count in self.activations]
+        pieces: tuple[Tensor, ...] = _Split.apply(x, sizes, dim)  # type: ignore[assignment]
+        activated = [module(piece) for (module, _), piece in zip(self.activations, pieces, strict=True)]
+        return _Cat.apply(sizes, dim, *activated)  # type: ignore[return-value]
+
+    @staticmethod
+    def _rule(module: nn.Module, node: fx.Node) -> "Callable[[_Call], Tensor]":
         if node.op in ("placeholder", "output"):
-            return lambda inputs, tensors, keys: inputs[0]
+            return lambda call: call.x
+        if node.op == "call_function" and node.target in _FUNCTION_RULES:
+            return _FUNCTION_RULES[node.target]
+        found = f"{node.op} {node.target!r} at {node.name!r}"
         if node.op == "call_module":
             layer = module.get_submodule(str(node.target))
-            for kind, rule in _LAYER_RULES.items():
-                if isinstance(layer, kind):
-                    return lambda inputs, tensors, keys: rule(self, layer, str(node.target), inputs[0], tensors, keys)
-            found = f"layer {node.target!r}, {type(layer).__name__}"
-        elif node.op == "call_function" and node.target in _FUNCTION_RULES:
-            rule_of_function = _FUNCTION_RULES[node.target]
-            return lambda inputs, tensors, keys: rule_of_function(self, *inputs)
-        else:
-            found = f"{node.op} {node.target!r} at {node.name!r}"
+            if type(layer) in _LAYER_RULES:
+                rule = _LAYER_RULES[type(layer)]
+                return lambda call: rule(layer, call)
+            found = f"layer {node.target!r}, {type(layer).__name__},"
         raise ValueError(
             f"{type(module).__name__}: {found} cannot be stacked: no rule. "
             f"Rules are in {__name__}: {', '.join(kind.__name__ for kind in _LAYER_RULES)}"
         )
-
-    def activate(self, x: Tensor) -> Tensor:
-        """Each net's own activation, on runs of rows."""
-        if len(self.activations) == 1:
-            return self.activations[0][0](x)
-        dim = 1 if x.dim() == 4 else 0
-        pieces = x.split([count * (x.shape[dim] // self.nets) for _, count in self.activations], dim)
-        return torch.cat([act(piece) for (act, _), piece in zip(self.activations, pieces, strict=True)], dim)
 
 
 def dropout_mask(
@@ -103,67 +95,118 @@ def dropout_mask(
     return (seeding.uniform(seeding.fold(keys, layer), batch, *shape) >= column) / (1 - column)
 
 
-def _pixels(stack: Stack, x: Tensor) -> Tensor:
-    """Images [nets, batch, c, h, w] in the layout of values with pixels; other values as they are."""
-    return x.transpose(0, 1).flatten(1, 2) if x.dim() == 5 else x
+class _Split(torch.autograd.Function):
+    """torch.split into dense copies: exp and tanh are 3-10 times slower on strided values than on copied ones."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:
+        ctx.dim = dim
+        return tuple(piece.clone() for piece in x.split(sizes, dim))
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        return torch.cat(gradients, ctx.dim), None, None
 
 
-def _conv(stack: Stack, layer: nn.Conv2d, name: str, x: Tensor, tensors: Tensors, keys: Tensor | None) -> Tensor:
-    bias = tensors[f"{name}.bias"].flatten() if layer.bias is not None else None
-    weight = tensors[f"{name}.weight"].flatten(0, 1)  # [nets * out, in, *taps]
-    x, padding = _pixels(stack, x), layer.padding
-    return F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, stack.nets * layer.groups)
+class _Cat(torch.autograd.Function):
+    """torch.cat whose gradients are dense copies."""
+
+    @staticmethod
+    def forward(ctx, sizes: list[int], dim: int, *pieces: Tensor) -> Tensor:
+        ctx.sizes, ctx.dim = sizes, dim
+        return torch.cat(pieces, dim)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return None, None, *(piece.clone() for piece in gradient.split(ctx.sizes, ctx.dim))
 
 
-def _linear(stack: Stack, layer: nn.Linear, name: str, x: Tensor, tensors: Tensors, keys: Tensor | None) -> Tensor:
-    assert x.dim() == 3, "a dense layer follows a flatten"
-    weight = tensors[f"{name}.weight"]  # [nets, out, in]
-    if layer.bias is None:
-        return torch.bmm(weight, x)
-    return torch.baddbmm(tensors[f"{name}.bias"][:, :, None], weight, x)
+@dataclass(frozen=True)
+class _Call:
+    """What a rule runs on."""
+
+    stack: Stack
+    layer: str  # its path in the module
+    inputs: list[Tensor]
+    tensors: Tensors
+    keys: Tensor | None  # given when the nets train
+
+    @property
+    def x(self) -> Tensor:
+        return self.inputs[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight, [nets, *shape]."""
+        return self.tensors[f"{self.layer}.weight"]
+
+    def vector(self, name: str) -> Tensor | None:
+        """The layer's one-dimensional parameter or buffer, [nets * size], a buffer as a view; None if it has none."""
+        value = self.tensors.get(f"{self.layer}.{name}")
+        return None if value is None else value.flatten()
 
 
-def _batch_norm(
-    stack: Stack,
-    layer: nn.BatchNorm1d | nn.BatchNorm2d,
-    name: str,
-    x: Tensor,
-    tensors: Tensors,
-    keys: Tensor | None,
-) -> Tensor:
-    mean, variance = (tensors[f"{name}.running_{kind}"].view(-1) for kind in ("mean", "var"))  # moved in place
-    weight, bias = (tensors[f"{name}.{kind}"].flatten() if layer.affine else None for kind in ("weight", "bias"))
-    y = x if x.dim() == 4 else x.reshape(1, -1, x.shape[2])
-    y = F.batch_norm(y, mean, variance, weight, bias, keys is not None, layer.momentum or 0.0, layer.eps)
-    return y.view_as(x)
+def _pixels(x: Tensor) -> Tensor:
+    """Images [nets, batch, c, h, w] in the layout of values with pixels; other values as they are.
+
+    Channels lie innermost (torch.channels_last), which the layers then keep: 1.3 to 1.7 times as fast a step on a CPU.
+    """
+    return rearrange(x, "n b c h w -> b h w (n c)").contiguous().movedim(3, 1) if x.dim() == 5 else x
 
 
-def _dropout(stack: Stack, layer: nn.Dropout, name: str, x: Tensor, tensors: Tensors, keys: Tensor | None) -> Tensor:
-    if keys is None or not stack.drops:
+def _conv(layer: nn.Conv2d, call: _Call) -> Tensor:
+    groups, padding = call.stack.nets * layer.groups, layer.padding
+    weight, bias = call.weight.flatten(0, 1), call.vector("bias")  # [nets * out, in, *taps], [nets * out]
+    return F.conv2d(_pixels(call.x), weight, bias, layer.stride, padding, layer.dilation, groups)  # type: ignore[arg-type]
+
+
+def _linear(layer: nn.Linear, call: _Call) -> Tensor:
+    assert call.x.dim() == 3, "a dense layer reads flat features"
+    bias = call.vector("bias")
+    if bias is None:
+        return torch.bmm(call.weight, call.x)
+    return torch.baddbmm(bias.view(call.stack.nets, -1, 1), call.weight, call.x)
+
+
+def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, call: _Call) -> Tensor:
+    x = call.x if call.x.dim() == 4 else call.x.reshape(1, -1, call.x.shape[2])
+    mean, variance, weight, bias = map(call.vector, ("running_mean", "running_var", "weight", "bias"))
+    y = F.batch_norm(x, mean, variance, weight, bias, call.keys is not None, layer.momentum or 0.0, layer.eps)
+    return y.view_as(call.x)
+
+
+def _dropout(layer: nn.Dropout, call: _Call) -> Tensor:
+    x, probability = call.x, call.stack.dropout
+    if call.keys is None or probability is None:
         return x
     if x.dim() == 4:
-        mask = dropout_mask(keys, name, stack.dropout, len(x), x.shape[1] // stack.nets, *x.shape[2:])
-        return x * _pixels(stack, mask)
-    return x * dropout_mask(keys, name, stack.dropout, x.shape[2], x.shape[1]).mT
+        shape = (len(x), x.shape[1] // len(call.keys), *x.shape[2:])
+        return x * _pixels(dropout_mask(call.keys, call.layer, probability, *shape))
+    return x * dropout_mask(call.keys, call.layer, probability, x.shape[2], x.shape[1]).mT
 
 
-def _flatten(stack: Stack, x: Tensor) -> Tensor:
-    if x.dim() == 5:
-        return x.flatten(2).mT
-    return x.view(len(x), stack.nets, -1).permute(1, 2, 0) if x.dim() == 4 else x
+def _pool(layer: nn.Module, call: _Call) -> Tensor:
+    return layer(_pixels(call.x))
 
 
-_LAYER_RULES: dict[type[nn.Module], Callable[..., Tensor]] = {
+def _flatten(call: _Call) -> Tensor:
+    if call.x.dim() == 5:
+        return rearrange(call.x, "n b c h w -> n (c h w) b")
+    return rearrange(call.x, "b (n c) h w -> n (c h w) b", n=call.stack.nets) if call.x.dim() == 4 else call.x
+
+
+_LAYER_RULES: dict[type[nn.Module], Callable[[Any, _Call], Tensor]] = {
     nn.Conv2d: _conv,
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.Dropout: _dropout,
-    nn.MaxPool2d: lambda stack, layer, name, x, tensors, keys: layer(_pixels(stack, x)),
-    nn.Flatten: lambda stack, layer, name, x, tensors, keys: _flatten(stack, x),
-    **{kind: lambda stack, layer, name, x, tensors, keys: stack.activate(x) for kind in families.ACTIVATIONS.values()},
+    nn.MaxPool2d: _pool,
+    nn.AdaptiveAvgPool2d: _pool,
+    nn.Flatten: lambda layer, call: _flatten(call),
+    **{kind: lambda layer, call: call.stack.activate(call.x) for kind in ACTIVATIONS.values()},
 }
-_FUNCTION_RULES: dict[Any, Callable[..., Tensor]] = {
-    operator.add: lambda stack, x, y: x + y,
+_FUNCTION_RULES: dict[Any, Callable[[_Call], Tensor]] = {
+    operator.add: lambda call: call.inputs[0] + call.inputs[1],
     torch.flatten: _flatten,
 }

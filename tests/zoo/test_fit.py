@@ -28,6 +28,10 @@ CNN: dict[str, Any] = {
 MLP: dict[str, Any] = {
     "family": "mlp", "image_shape": [1, 8, 8], "num_classes": 10, "batch_norm": False, "depth": 2, "width": 9
 }  # fmt: skip
+SMALL: dict[str, Any] = {
+    "family": "small_cnn", "image_shape": [1, 8, 8], "num_classes": 10, "batch_norm": False, "conv_depth": 2,
+    "conv_width": 5,
+}  # fmt: skip
 USUAL = {
     "optimizer": "adam", "learning_rate": 0.01, "batch_size": 16, "activation": "relu", "initialisation": "he_normal",
     "augmentation": False, "dropout": 0.0, "weight_decay": 0.0,
@@ -198,6 +202,7 @@ def test_a_stack_of_mixed_activations_and_image_sets_equals_plain_loops(batch_no
     ]
     assert_equals_the_plain_loop(group(changes, CNN | {"batch_norm": batch_norm}, steps=(2, 2)), images)
     assert_equals_the_plain_loop(group(changes, MLP | {"batch_norm": batch_norm}), images)
+    assert_equals_the_plain_loop(group(changes, SMALL | {"batch_norm": batch_norm}, steps=(2, 2)), images)
 
 
 def test_in_float32_a_stack_follows_plain_loops(images):
@@ -221,8 +226,10 @@ def test_a_snapshot_has_the_state_of_the_module_and_the_metrics(images):
     assert all(torch.equal(value, fresh[name]) for name, value in first.state_dict.items())
 
 
+# no decay for the adaptive ones: see the remark above test_a_stack_equals_plain_loops
 MIXED = [
-    {"optimizer": optimizer, "augmentation": True, "dropout": 0.3, "weight_decay": 0.01} for optimizer in OPTIMIZERS
+    {"optimizer": optimizer, "augmentation": i % 2 == 0, "dropout": 0.3, "weight_decay": 0.01 if i > 2 else 0.0}
+    for i, optimizer in enumerate(("adam", "adamw", "rmsprop", "momentum", "sgd"))
 ]
 
 
@@ -274,7 +281,7 @@ def test_a_net_does_not_depend_on_its_company(images):
     for row, change in enumerate(MIXED):
         alone = snapshots(group([change], first=row), images)[-1]
         for name, value in alone.state_dict.items():
-            torch.testing.assert_close(together.state_dict[name][row], value[0], rtol=1e-6, atol=1e-5)
+            torch.testing.assert_close(together.state_dict[name][row], value[0], rtol=1e-6, atol=1e-7)
 
 
 def test_images_of_another_shape_are_refused(images):

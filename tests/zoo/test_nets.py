@@ -11,6 +11,8 @@ from metanet.zoo import nets
 
 CNN = {"family": "nws_cnn", "image_shape": [1, 14, 14], "num_classes": 10, "batch_norm": True}
 CNN |= {"filter_size": 3, "conv_depth": 4, "conv_width": 4, "dense_depth": 2, "dense_width": 16}
+SMALL = {"family": "small_cnn", "image_shape": [1, 28, 28], "num_classes": 10, "batch_norm": False}
+SMALL |= {"conv_depth": 3, "conv_width": 16}
 MLP = {"family": "mlp", "image_shape": [1, 8, 8], "num_classes": 10, "batch_norm": False, "depth": 2, "width": 16}
 
 
@@ -34,6 +36,11 @@ def test_the_fixed_architecture_has_the_papers_number_of_values():
     counts = sorted(numbers(arch) for arch in grid)
     assert (counts[0], counts[-1]) == (21_260, 388_172)
     assert len({nets.arch_name(arch) for arch in grid}) == 243
+
+
+def test_the_small_cnn_has_the_papers_number_of_values():
+    """Unterthiner et al. (2020): 4,970 weights."""
+    assert numbers(SMALL) == 4970
 
 
 def test_extra_convolutions_go_to_the_later_blocks():
@@ -67,7 +74,10 @@ def test_activation_and_dropout_arrive(activation):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"family": "nws_cn"}, "unknown family 'nws_cn', expected one of nws_cnn, mlp; did you mean nws_cnn?"),
+        (
+            {"family": "nws_cn"},
+            "expected one of nws_cnn, small_cnn, mlp; did you mean nws_cnn?",
+        ),
         ({"filter_size": 4}, "expected an odd filter_size"),
         ({"filter_size": 0}, "found filter_size 0, expected an integer of at least 1"),
         ({"conv_depth": 2}, "expected conv_depth of at least 3"),
@@ -80,6 +90,12 @@ def test_an_impossible_architecture_is_refused(change, message):
     with pytest.raises(ValueError, match=r"architecture|unknown") as error:
         nets.build(CNN | change)
     assert message in str(error.value)
+
+
+def test_an_image_that_the_small_cnn_would_shrink_to_nothing_is_refused():
+    nets.build(SMALL | {"image_shape": [1, 15, 15]}).eval()(torch.rand(1, 1, 15, 15))
+    with pytest.raises(ValueError, match="expected images of at least 15 x 15 pixels"):
+        nets.build(SMALL | {"image_shape": [1, 15, 14]})
 
 
 def test_an_unknown_activation_is_refused():
