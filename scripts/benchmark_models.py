@@ -52,7 +52,7 @@ TARGETS = (
     Target("optimizer", "classification", ("adam", "momentum", "rmsprop", "sgd")),
     Target("test_accuracy", "regression"),
 )
-GROUPS = ("", *["nets per second"] * 5, *["per net"] * 3)  # of the table's columns
+GROUPS = ("", *["nets/s"] * 5, *["per net"] * 3)  # of the table's columns
 ALONE = 8  # nets that are read one by one: enough for a rate
 
 
