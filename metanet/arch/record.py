@@ -93,6 +93,13 @@ class Call:
             raise self.unsupported(f"its argument {name!r} must be an activation, found {found}")
         return value
 
+    def number(self, name: str) -> int | float:
+        """The argument as one number that the code fixes; refuses a tensor in its place."""
+        value = self.arguments[name]
+        if not isinstance(value, int | float):
+            raise self.unsupported(f"its argument {name!r} must be a number, found a tensor")
+        return value
+
     def entry(self, name: str) -> Value:
         """The argument as an entry of the state_dict, which only one call may read."""
         value = self.arguments[name]

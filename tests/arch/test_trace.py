@@ -26,6 +26,17 @@ def conv_net(*between, out=6):
     return nn.Sequential(nn.Conv2d(3, out, 3), *between, nn.Conv2d(out, 2, 1))
 
 
+class Shift(nn.Module):
+    """Adds a tensor that the state_dict does not hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.rand(6, 1, 1), persistent=False)
+
+    def forward(self, x):
+        return x + self.shift
+
+
 def test_nws_cnn_becomes_one_space_per_layer_in_order_of_computation():
     template = metanet.trace(nets.build(NWS | SHAPE, dropout=0.5), torch.zeros(2, 1, 9, 9))
     conv, dense = ["bias", "batch_norm", "relu", "max_pool"], ["bias", "relu", "batch_norm"]
@@ -210,6 +221,7 @@ def test_tied_weights_are_refused():
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(6, 2)), "not the axis of the channels"),
         (conv_net(nn.AvgPool2d(2, divisor_override=3)), "divisor_override"),
         (nn.ReLU(), "no weight tensor"),
+        (conv_net(Shift()), "aten.add in module '1' .*'other' must be a number, found a tensor"),
         (nn.Linear(5, 2), "cannot be exported"),
     ],
 )

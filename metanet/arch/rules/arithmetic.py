@@ -7,43 +7,40 @@ from metanet.arch.record import Call, Value
 
 def add(call: Call) -> Value:
     """aten.add(self, other, alpha): of two activations their channels move together; of a number, an operation."""
-    other, alpha = call["other"], call["alpha"]
-    if not isinstance(other, Value):
-        return call.operate(call.activation("self"), "add", value=other * alpha)
-    left, right = call.activation("self"), call.activation("other")
-    if alpha != 1:
-        right = call.operate(right, "mul", value=alpha)
-    return _join(call, "add", left, right)
+    return _add(call, call["alpha"])
 
 
 def subtract(call: Call) -> Value:
     """aten.sub(self, other, alpha)."""
-    other, alpha = call["other"], call["alpha"]
-    if not isinstance(other, Value):
-        return call.operate(call.activation("self"), "add", value=-other * alpha)
-    left, right = call.activation("self"), call.activation("other")
-    return _join(call, "add", left, call.operate(right, "mul", value=-alpha))
+    return _add(call, -call["alpha"])
+
+
+def _add(call: Call, alpha: int | float) -> Value:
+    left = call.activation("self")
+    if not isinstance(call["other"], Value):
+        return call.operate(left, "add", value=call.number("other") * alpha)
+    right = call.activation("other")
+    return _join(call, "add", left, right if alpha == 1 else call.operate(right, "mul", value=alpha))
 
 
 def subtract_from(call: Call) -> Value:
     """aten.rsub(self, other, alpha): other - alpha * self, where other is a number."""
-    if isinstance(call["other"], Value):
-        raise call.unsupported("there is a rule for subtraction from a number only")
-    return call.operate(call.operate(call.activation("self"), "mul", value=-call["alpha"]), "add", value=call["other"])
+    negative = call.operate(call.activation("self"), "mul", value=-call["alpha"])
+    return call.operate(negative, "add", value=call.number("other"))
 
 
 def multiply(call: Call) -> Value:
     """aten.mul(self, other): with a number an operation, of two activations a gate."""
     if not isinstance(call["other"], Value):
-        return call.operate(call.activation("self"), "mul", value=call["other"])
+        return call.operate(call.activation("self"), "mul", value=call.number("other"))
     return _join(call, "mul", call.activation("self"), call.activation("other"))
 
 
 def divide(call: Call) -> Value:
     """aten.div(self, number)."""
-    if isinstance(call["other"], Value) or call.arguments.get("rounding_mode"):
-        raise call.unsupported("there is a rule for true division by a number only")
-    return call.operate(call.activation("self"), "div", value=call["other"])
+    if call.arguments.get("rounding_mode"):
+        raise call.unsupported("there is a rule for true division only")
+    return call.operate(call.activation("self"), "div", value=call.number("other"))
 
 
 def _join(call: Call, kind: str, left: Value, right: Value) -> Value:
