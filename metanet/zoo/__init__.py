@@ -1,0 +1,23 @@
+"""Zoos: populations of nets, from the spec to the shards. docs/zoo.md says how they are specified, stored and mended.
+
+    spec.py, distributions.py   a YAML file -> nets, each fully determined
+    images.py, augment.py       what nets are trained on
+    nets.py                     what nets are: families, activations, initialisations
+    plan.py, sizes.py           which nets are trained together, and what that takes
+    fit.py                      one group trained as one program; its feed.py, stack.py and optimisers.py
+    work.py                     one group from what the disk holds to all its snapshots
+    executors.py                where groups are trained
+    make.py                     a spec -> a finished zoo
+    layout.py                   where the files lie, and zoo.json
+    shards.py, manifest.py      what is in the files: weights, and what is known of each net
+    disk.py                     how they reach the disk: atomically, by one writer
+    store.py, verify.py         reading a zoo, and finding its damage
+
+What everything here keeps to:
+- A net is a function of (seed of the zoo, its number, what the spec gives it). The executor and interruptions do not
+  change it; other company in its group changes it to rounding only. All randomness comes from metanet.seeding, and no
+  reduction runs across the nets of a group.
+- A file of a zoo is whole or absent, and depends on no clock, host or path (log.jsonl excepted). A snapshot counts once
+  its manifest fragment is there, and is never touched again.
+- A user's mistake is a ValueError or OSError that says where, what was found, what was expected, and what to do.
+"""

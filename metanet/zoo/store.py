@@ -66,21 +66,27 @@ class Zoo:
     def _column(self, name: str) -> np.ndarray:
         return self.manifest[name].to_numpy()
 
+    def steps(self, net: int) -> list[int]:
+        """The steps of a net's snapshots, ascending.
+
+        Raises:
+            ValueError: no such net.
+        """
+        start, end = np.searchsorted(self._net, [net, net + 1])
+        if start == end:
+            raise ValueError(f"{self.path}: found no net {net}; expected one of 0..{self._net.max(initial=-1)}")
+        return self._step[start:end].tolist()
+
     def row(self, net: int, step: int) -> int:
         """The manifest row of a net at a snapshot.
 
         Raises:
             ValueError: the zoo has no such net, or no snapshot of it after `step` steps.
         """
-        start, end = np.searchsorted(self._net, [net, net + 1])
-        place = start + int(np.searchsorted(self._step[start:end], step))
-        if place == end or self._step[place] != step:
-            steps = ", ".join(str(step) for step in self._step[start:end])
-            known = (
-                f"expected one of its steps {steps}" if steps else f"expected a net in 0..{self._net.max(initial=-1)}"
-            )
-            raise ValueError(f"{self.path}: found no snapshot of net {net} after {step} steps; {known}")
-        return int(place)
+        steps = self.steps(net)
+        if step not in steps:
+            raise ValueError(f"{self.path}: found no snapshot of net {net} after {step} steps; expected one of {steps}")
+        return int(np.searchsorted(self._net, net)) + steps.index(step)
 
     def state_dict(self, net: int, step: int) -> dict[str, Tensor]:
         """The net's ordinary PyTorch state_dict (copies, on the CPU)."""
