@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.utils import get_class
@@ -30,7 +31,7 @@ def test_a_choice_composes_and_says_what_it_is(config_of, choice):
 
 @pytest.mark.parametrize("name", [choice.removeprefix("split/") for choice in CHOICES if choice.startswith("split/")])
 def test_a_split_either_splits_the_zoo_or_says_why_not(config_of, tiny_zoo, name):
-    arguments = OmegaConf.to_container(config_of(f"split={name}").split)
+    arguments: Any = OmegaConf.to_container(config_of(f"split={name}").split)
     possible = arguments["column"] is None or len(set(tiny_zoo.manifest[arguments["column"]].to_pylist()) - {None}) > 1
     with contextlib.nullcontext() if possible else pytest.raises(ValueError, match="cannot hold out"):
         assert set(split(tiny_zoo.manifest, **arguments).tolist()) == {0, 1, 2}
