@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float64, Shaped
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,9 +36,10 @@ class Boosting:
         min_samples: int,
         l2: float,
         feature_share: float,
+        bins: int,
     ):
         self.targets = tuple(targets)
-        self.iterations, self.patience, self.leaves = iterations, patience, tuple(leaves)
+        self.iterations, self.patience, self.leaves, self.bins = iterations, patience, tuple(leaves), bins
         self.settings = {
             "learning_rate": learning_rate,
             "min_samples_leaf": min_samples,
@@ -47,7 +48,9 @@ class Boosting:
             "random_state": int(torch.randint(2**31, ())),  # follows the seed of the run
             "early_stopping": False,  # sklearn would split the validation nets off the training nets, blind to lineage
             "warm_start": True,
+            "max_bins": bins,
         }
+        self.edges = torch.empty(0, bins - 1)
         self.trees: dict[str, Trees] = {}
 
     def fit(
@@ -58,8 +61,9 @@ class Boosting:
         valid_y: Mapping[str, Tensor],
     ) -> None:
         """Fits every target: class numbers or standardised values [nets]. A feature may be NaN where it is missing."""
-        x, valid_x = x.cpu(), valid_x.cpu()
-        x = x.masked_fill(x.isnan().all(0), 0.0)  # sklearn cannot bin a column without a value; no split will use it
+        self.edges = bin_edges(x.cpu(), self.bins)  # once: sklearn would bin again at every call of its `fit`
+        x, valid_x = binned(x.cpu(), self.edges), binned(valid_x.cpu(), self.edges)
+        x = x.masked_fill(x.isnan().all(0), 0.0)  # sklearn refuses a column without a value; no split will use it
         for target in self.targets:
             train, valid = (x, y[target.name].cpu()), (valid_x, valid_y[target.name].cpu())
             choices = [self._boosted(target, leaves, *train, *valid) for leaves in self.leaves]
@@ -67,17 +71,20 @@ class Boosting:
 
     def predict(self, x: Float[Tensor, "nets columns"]) -> dict[str, Tensor]:
         """{target: logits [nets, classes] or standardised values [nets]}."""
+        x = binned(x, self.edges)
         outputs = {name: staged_outputs(trees, x)[:, -1] for name, trees in self.trees.items()}
         return {t.name: outputs[t.name] if t.kind == "classification" else outputs[t.name][:, 0] for t in self.targets}
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{name}.{field}": tensor for name, trees in self.trees.items() for field, tensor in trees.items()}
+        trees = {f"{name}.{field}": tensor for name, trees in self.trees.items() for field, tensor in trees.items()}
+        return {"edges": self.edges, **trees}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.trees = {}
+        self.trees, self.edges = {}, state["edges"]
         for key, tensor in state.items():
-            name, _, field = key.rpartition(".")
-            self.trees.setdefault(name, {})[field] = tensor
+            name, dot, field = key.rpartition(".")
+            if dot:
+                self.trees.setdefault(name, {})[field] = tensor
 
     def _boosted(
         self, target: Target, leaves: int, x: Tensor, y: Tensor, valid_x: Tensor, valid_y: Tensor
@@ -99,6 +106,23 @@ class Boosting:
             best = int(np.argmax(np.array(losses) <= min(losses) + _TOLERANCE))
             if model.n_iter_ >= self.iterations or best <= model.n_iter_ - self.patience:
                 return losses[best], cut(trees, best)
+
+
+def bin_edges(x: Float[Tensor, "nets columns"], bins: int) -> Float64[Tensor, "columns edges"]:
+    """`bins` - 1 edges per column, halfway between neighbours at evenly spaced ranks; 0 where a column has no value."""
+    ordered = x.double().sort(dim=0).values  # NaN comes last
+    count = (~x.isnan()).sum(0)
+    ranks = (torch.arange(1, bins).unsqueeze(1) * count // bins).clamp(min=1)
+    low, high = (ordered.gather(0, (ranks - shift).clamp(max=len(x) - 1)) for shift in (1, 0))
+    return ((low + high.where(ranks < count, low)) / 2).nan_to_num(0.0).T.contiguous()
+
+
+def binned(
+    x: Float[Tensor, "nets columns"], edges: Float64[Tensor, "columns edges"]
+) -> Float64[Tensor, "nets columns"]:
+    """How many edges of its column each value exceeds; NaN stays NaN."""
+    codes = torch.searchsorted(edges.to(x.device), x.double().T.contiguous()).T.double()
+    return codes.masked_fill(x.isnan(), torch.nan)
 
 
 def read_trees(model: HistGradientBoostingClassifier | HistGradientBoostingRegressor, target: Target) -> Trees:

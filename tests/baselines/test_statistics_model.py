@@ -20,6 +20,7 @@ NUMBERS = {
     "min_samples": 5,
     "l2": 1.0,
     "feature_share": 1.0,
+    "bins": 64,
 }
 
 

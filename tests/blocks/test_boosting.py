@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from metanet.blocks.boosting import Boosting, cut, read_trees, staged_outputs
+from metanet.blocks.boosting import Boosting, bin_edges, binned, cut, read_trees, staged_outputs
 from metanet.targets import Target
 
 NUMBERS = {
@@ -16,6 +16,7 @@ NUMBERS = {
     "min_samples": 5,
     "l2": 1.0,
     "feature_share": 0.5,
+    "bins": 64,
 }
 
 
@@ -55,11 +56,29 @@ def test_the_trees_as_tensors_give_the_regressor_s_own_outputs_after_every_itera
         torch.testing.assert_close(staged_outputs(cut(trees, stage), unseen)[:, -1], ours[:, stage])
 
 
+@given(seed=st.integers(0, 99), bins=st.integers(2, 9), nets=st.integers(1, 60))
+def test_bins_keep_the_order_and_share_the_nets_evenly(seed, bins, nets):
+    x = table(nets, seed)
+    codes = binned(x, bin_edges(x, bins))
+    assert torch.equal(codes.isnan(), x.isnan())
+    for values, places in zip(x.T, codes.T, strict=True):
+        known = ~values.isnan()
+        if known.any():
+            assert (places[known][values[known].argsort()].diff() >= 0).all()
+            counts = torch.bincount(places[known].long(), minlength=bins)
+            assert counts.max() <= -(-int(known.sum()) // bins) + 1
+
+
+def test_a_value_of_many_nets_has_a_bin_of_its_own():
+    x = torch.tensor([0.0] * 50 + [1.0] * 30 + [2.0] * 20).double().unsqueeze(1)
+    assert len(binned(x, bin_edges(x, 8)).unique()) == 3
+
+
 def test_it_stops_where_the_validation_loss_is_lowest_and_predicts_better_than_the_mean():
     boosting = Boosting((Target("t", "regression"),), **NUMBERS)
     x, valid = table(300, 0), table(100, 1)
     boosting.fit(x, {"t": score(x)}, valid, {"t": score(valid)})
-    staged = staged_outputs(boosting.trees["t"], valid)[..., 0]
+    staged = staged_outputs(boosting.trees["t"], binned(valid, boosting.edges))[..., 0]
     losses = (staged - score(valid).unsqueeze(1)).square().mean(0)
     assert losses[-1] <= losses.min() + 1e-3
     assert losses[-1] < 0.3 * score(valid).var()
