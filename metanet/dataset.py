@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from metanet import splits, targets
+from metanet import splits
 from metanet.arch.template import Template
-from metanet.targets import Target
+from metanet.targets import Target, candidates, find, known
 from metanet.zoo.nets import ACTIVATIONS
 from metanet.zoo.store import Zoo
 
@@ -110,19 +110,23 @@ class Dataset:
         device: torch.device | str = "cpu",
         schema: Schema | None = None,
     ):
-        self.zoo, self.device, self.left_out = zoo, torch.device(device), {}
+        self.zoo, self.device = zoo, torch.device(device)
         rows = _usable_rows(zoo, snapshots)
         self.table = zoo.manifest.take(rows)
         part = splits.split(self.table, **(split or {}))
         if schema is not None and split is None:
             part[:] = splits.PARTS.index("test")
+        columns = candidates(self.table, zoo.columns["hyperparameters"])
         if schema is None:
-            found, values = self._find_targets(targets, part, (split or {}).get("column"))
+            held_out = (split or {}).get("column")
+            found, self.left_out = find(self.table, columns, targets, part == splits.PARTS.index("train"), held_out)
         else:
-            found, values = self._known_targets(schema)
+            found, self.left_out = known(columns, schema.targets)
+        if not found:
+            raise ValueError(f"{zoo.path}: nothing to predict: {self.left_out}")
         self.encoded = {target.name: np.full(len(zoo.manifest), np.nan) for target in found}
         for target in found:
-            self.encoded[target.name][rows] = target.encode(values[target.name])
+            self.encoded[target.name][rows] = target.encode(_numpy(columns[target.name]))
         is_target = any(target.name == "activation" for target in found)
         hidden = schema.hidden if schema else tuple(sorted(ACTIVATIONS)) if is_target else ()
         self._load(rows, part, found, hidden)
@@ -184,40 +188,6 @@ class Dataset:
     def _places(self, index: int, part: str) -> Int64[Tensor, " nets"]:
         return (self.parts[index] == splits.PARTS.index(part)).nonzero().squeeze(1)
 
-    def _find_targets(
-        self, names: str | Iterable[str], part: Int64[np.ndarray, " nets"], held_out: str | None
-    ) -> tuple[tuple[Target, ...], dict[str, np.ndarray]]:
-        columns = targets.candidates(self.table, self.zoo.columns["hyperparameters"])
-        chosen = targets.choose(names, columns)
-        arch = np.unique(self.table["arch"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
-        lineage = self.table["lineage"].to_numpy()
-        found: list[Target] = []
-        for name in chosen:
-            target: Target | str = "held out by the split"
-            if name != held_out:
-                target = targets.describe(name, columns[name], arch, lineage, part == splits.PARTS.index("train"))
-            if isinstance(target, Target):
-                found.append(target)
-            elif names != "all":
-                raise ValueError(f"{self.zoo.path}: {name} cannot be a target: {target}")
-            else:
-                self.left_out[name] = target
-        if not found:
-            raise ValueError(f"{self.zoo.path}: nothing to predict: {self.left_out}")
-        return tuple(found), {target.name: _numpy(columns[target.name]) for target in found}
-
-    def _known_targets(self, schema: Schema) -> tuple[tuple[Target, ...], dict[str, np.ndarray]]:
-        columns = targets.candidates(self.table, self.zoo.columns["hyperparameters"])
-        for target in schema.targets:
-            if target.name not in columns:
-                self.left_out[target.name] = "this zoo has no such column"
-            elif columns[target.name].null_count:
-                self.left_out[target.name] = f"{columns[target.name].null_count} nets have no value"
-        found = tuple(target for target in schema.targets if target.name not in self.left_out)
-        if not found:
-            raise ValueError(f"{self.zoo.path}: it has none of the run's targets: {self.left_out}")
-        return found, {target.name: _numpy(columns[target.name]) for target in found}
-
     def _load(
         self,
         rows: Int64[np.ndarray, " nets"],
@@ -235,7 +205,7 @@ class Dataset:
             chosen = torch.from_numpy(rows[here])
             params = self.zoo.stacked(str(arch[first]), chosen)
             truths = {target.name: target.truth(self.encoded[target.name][rows[here]]) for target in found}
-            self.nets.append(Nets(str(key), template.hide(hidden) if hidden else template, params, chosen, truths))
+            self.nets.append(Nets(str(key), template.hide(hidden), params, chosen, truths))
             self.parts.append(torch.from_numpy(part[here]))
         if self.device.type == "cuda":
             size = sum(tensor.nbytes for nets in self.nets for tensor in nets.params.values())

@@ -46,14 +46,7 @@ CONFIG, SCHEMA, LOG, CHECKPOINT, WEIGHTS, PREDICTIONS, RESULT = (
     "predictions.parquet",
     "result.json",
 )
-ELSEWHERE = (
-    "zoo",
-    "seed",
-    "device",
-    "runs",
-    "name",
-    "force",
-)  # said in the path already, or of no effect on the result
+NO_EFFECT = ("device", "runs", "name", "force", "zoo")  # on the result; of the zoo, its hash counts
 
 
 @dataclass(frozen=True)
@@ -65,6 +58,7 @@ class Run:
     schema: Schema
     result: Mapping[str, Any]
     model: Any
+    device: str
 
     @property
     def predictions(self) -> pa.Table:
@@ -86,10 +80,12 @@ class Run:
         """
         batch = []
         for place, (template, state_dict) in enumerate(nets):
-            params = {name: tensor.detach().float()[None] for name, tensor in check(template, state_dict).items()}
-            if self.schema.hidden:
-                template = template.hide(self.schema.hidden)
-            batch.append(Nets(f"net {place}", template, params, torch.tensor([place])))
+            params = {
+                name: tensor.detach().to(self.device, torch.float32)[None]
+                for name, tensor in check(template, state_dict).items()
+            }
+            rows = torch.tensor([place], device=self.device)
+            batch.append(Nets(f"net {place}", template.hide(self.schema.hidden), params, rows))
         outputs = self.model(batch)
         result = {}
         for target in self.schema.targets:
@@ -140,7 +136,7 @@ def load_run(path: str | Path, device: str = "cpu") -> Run:
     load_state(model, weights)
     if isinstance(model, nn.Module):
         model.to(device).eval()
-    return Run(path, config, schema, result, model)
+    return Run(path, config, schema, result, model, device)
 
 
 def build(config: DictConfig, schema: Schema) -> Any:
@@ -178,7 +174,7 @@ def model_name(model: str, overrides: Collection[str]) -> str:
     changes = []
     for override in sorted(overrides):
         key, _, value = override.lstrip("+~").partition("=")
-        if key not in (*ELSEWHERE, "model") and not key.startswith("hydra."):
+        if key not in (*NO_EFFECT, "model", "seed") and not key.startswith("hydra."):
             changes.append(f"{re.sub('^(model|training)[.]', '', key)}={value}")
     text = "-".join([model, *changes])
     safe = re.sub(r"[^\w.=,-]+", "_", text)
@@ -231,7 +227,7 @@ def _flat(config: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        elif prefix not in ("device", "runs", "name", "force", "zoo", "training.checkpoint_seconds"):
+        elif prefix not in (*NO_EFFECT, "training.checkpoint_seconds"):
             flat[prefix] = value
 
     walk("", OmegaConf.to_container(config, resolve=True))

@@ -115,6 +115,49 @@ def choose(names: str | Iterable[str], known: Iterable[str]) -> list[str]:
     return chosen
 
 
+def find(
+    table: pa.Table,
+    columns: Mapping[str, pa.ChunkedArray | pa.Array],
+    names: str | Iterable[str],
+    train: Bool[np.ndarray, " nets"],
+    held_out: str | None,
+) -> tuple[tuple[Target, ...], dict[str, str]]:
+    """The targets that `target=` asks for, out of the candidates, and why others of them are left out.
+
+    `table` is the manifest of these nets; `held_out` is the column that the split goes by.
+
+    Raises:
+        ValueError: a name that is no candidate, or that was asked for by name and cannot be a target.
+    """
+    arch = np.unique(table["arch"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    lineage = table["lineage"].to_numpy()
+    found, left_out = [], {}
+    for name in choose(names, columns):
+        target = "held out by the split" if name == held_out else describe(name, columns[name], arch, lineage, train)
+        if isinstance(target, Target):
+            found.append(target)
+        elif names == "all":
+            left_out[name] = target
+        else:
+            raise ValueError(f"{name} cannot be a target: {target}")
+    return tuple(found), left_out
+
+
+def known(
+    columns: Mapping[str, pa.ChunkedArray | pa.Array], wanted: Iterable[Target]
+) -> tuple[tuple[Target, ...], dict[str, str]]:
+    """The targets of a run that another zoo has too, and why others are left out."""
+    found, left_out = [], {}
+    for target in wanted:
+        if target.name not in columns:
+            left_out[target.name] = "this zoo has no such column"
+        elif columns[target.name].null_count:
+            left_out[target.name] = f"{columns[target.name].null_count} nets have no value"
+        else:
+            found.append(target)
+    return tuple(found), left_out
+
+
 def describe(
     name: str,
     values: pa.ChunkedArray | pa.Array,

@@ -3,7 +3,7 @@
     python -m metanet.train model=gnn zoo=zoos/digits_mini [target=optimizer] [split=held_out_depth]
     python -m metanet.train -m model=gnn,dmc,statistics seed=0,1,2
 
-The same command goes on after a kill, and its result equals an uninterrupted run's bit for bit (unless
+The same command goes on after a kill, and on a CPU its result equals an uninterrupted run's bit for bit (unless
 training.max_seconds is set: a clock is not exact). configs/train.yaml lists every option.
 """
 
@@ -74,6 +74,8 @@ def train(config: DictConfig, name: str) -> float:
         ValueError, OSError: a wrong config, zoo, or weights; nothing has been written then.
     """
     settings = settings_of(config)
+    zoo = metanet.open_zoo(config.zoo)
+    config = OmegaConf.merge(OmegaConf.create({"zoo_sha256": zoo.record["spec_sha256"]}), config)  # type: ignore[assignment]
     path = runs.folder_of(config, name)
     if not config.force:
         runs.check_folder(path, config)
@@ -82,7 +84,6 @@ def train(config: DictConfig, name: str) -> float:
             print(f"{path}: finished already, validation score {done['valid_score']:.4f}; force=true trains again")
             return done["valid_score"]
     chosen: Any = OmegaConf.to_container(config, resolve=True)
-    zoo = metanet.open_zoo(config.zoo)
     dataset = Dataset(zoo, chosen["target"], chosen["split"], config.snapshots, config.device)
     for target, reason in dataset.left_out.items():
         print(f"target {target} is left out: {reason}")

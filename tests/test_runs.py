@@ -90,10 +90,12 @@ def test_names_fit_a_file_system_and_differ_where_the_changes_do(one, two):
     assert (names[0] == names[1]) == (one == two)
 
 
-def test_a_folder_with_another_config_is_not_taken_over(run_path, config_of):
-    runs.check_folder(run_path, config_of("model=majority"))
+def test_a_run_of_another_config_or_a_remade_zoo_is_not_taken_over(run_path, config_of, tiny_zoo, monkeypatch):
     with pytest.raises(ValueError, match=r"begun with snapshots=all, but this command has snapshots=last.*name="):
-        runs.check_folder(run_path, config_of("model=majority", "snapshots=last"))
+        train(config_of("model=majority", "snapshots=last"), "majority")
+    monkeypatch.setitem(tiny_zoo.record, "spec_sha256", "another")
+    with pytest.raises(ValueError, match=f"{run_path}: begun with zoo_sha256=.*force=true"):
+        train(config_of("model=majority"), "majority")
 
 
 def test_a_model_that_its_numbers_do_not_fit_is_one_error(config_of, tiny_zoo):
