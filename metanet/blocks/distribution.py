@@ -27,7 +27,10 @@ def signed_log(x: Tensor) -> Tensor:
 
 
 def root_mean_square(weights: Float[Tensor, "nets out in taps"]) -> Float[Tensor, " nets"]:
-    return reduce(weights.square(), "n o i t -> n", "mean").sqrt()
+    """Of each net's tensor; scaled by its largest weight first, so that no finite weight overflows."""
+    largest = reduce(weights.abs(), "n o i t -> n", "max")
+    unit = weights / (largest + _TINY)[:, None, None, None]
+    return largest * reduce(unit.square(), "n o i t -> n", "mean").sqrt()
 
 
 def block_distribution(weights: Float[Tensor, "nets out in taps"]) -> Float[Tensor, "nets features"]:
@@ -49,7 +52,7 @@ def block_distribution(weights: Float[Tensor, "nets out in taps"]) -> Float[Tens
         log_size(centred.square().mean(1).sqrt()),
         centred.pow(3).mean(1).clamp(-10, 10),
         centred.pow(4).mean(1).add(1).log(),
-        flat.amax(1).log1p(),
+        flat.amax(1).clamp(min=0).log1p(),
         (-flat).amax(1).clamp(min=0).log1p(),
         (weights.flatten(1).abs() < 1e-6).to(flat.dtype).mean(1),
     ]

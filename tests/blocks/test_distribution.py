@@ -42,6 +42,11 @@ def test_equal_rows_are_fully_alike_and_orthogonal_rows_are_not():
     assert block_distribution(torch.zeros(1, 4, 4, 1)).isfinite().all()
 
 
+@pytest.mark.parametrize("value", [-3.0, 0.0, 1e-30, 1e30])
+def test_equal_weights_of_any_sign_and_size_have_finite_features(value):
+    assert block_distribution(torch.full((1, 4, 3, 1), value)).isfinite().all()
+
+
 def test_a_net_alone_has_the_features_that_it_has_in_a_stack():
     w = weights(1, nets=6)
     torch.testing.assert_close(block_distribution(w)[3:4], block_distribution(w[3:4]), rtol=1e-12, atol=1e-12)
