@@ -33,7 +33,7 @@ def local(work: Work, groups: list[Group], processes: int | None, report: Report
     Raises:
         ValueError, OSError: what a worker met, with the group's name; ChildProcessError if a worker died.
     """
-    count = min(len(groups), processes or _cores())
+    count = min(len(groups), processes or machine.num_cores())
     if work.device != "cpu" or count == 1:
         with _one_thread() if work.device == "cpu" else contextlib.nullcontext():
             images = work.images()
@@ -58,11 +58,6 @@ def local(work: Work, groups: list[Group], processes: int | None, report: Report
                         connection.send(busy[connection])
                     else:
                         del busy[connection]
-
-
-def _cores() -> int:
-    """Those that this process may use; macOS does not say, and gives all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
