@@ -21,9 +21,9 @@ _SLICES_AT_ONCE = 512  # bounds the memory of a prediction; the prediction does 
 class DMC(nn.Module):
     """`depth` convolutions, each with batch norm, ReLU and max pooling by 2, then dense layers and one head per target.
 
-    In training every net shows `num_slices` random slices; otherwise the slices that cover the whole net vote (their
-    outputs are averaged), so a prediction depends on nothing but the net. A net shorter than a slice is padded with
-    zeros, the training mean.
+    In training every net shows up to `num_slices` random slices, no more than cover it; otherwise the slices that cover
+    the whole net vote (their outputs are averaged), so a prediction depends on nothing but the net. A net shorter than
+    a slice is padded with zeros, the training mean.
 
     Source: Eilertsen et al. (2020), "Classifying the classifier", section 4 and appendix: 12 convolutions of kernel 5,
     8 to 256 channels. Departures: weights are standardised by kind of tensor instead of read as they are, all targets
@@ -44,9 +44,9 @@ class DMC(nn.Module):
         dropout: float,
     ):
         super().__init__()
-        if num_slices < 2:
+        if _pooled(slice_length, depth - 1) < 2:  # batch norm could not train on one slice
             raise ValueError(
-                f"num_slices={num_slices}: batch norm needs two slices or more in training, even of one net"
+                f"slice_length={slice_length}: expected more than 2^{depth - 1}, which depth={depth} needs"
             )
         self.slice_length, self.num_slices = slice_length, num_slices
         self.standardise = StandardiseParts(schema.templates.values())
@@ -83,7 +83,8 @@ class DMC(nn.Module):
         if generator is None:
             starts = every_start(length, size, len(nets))
         else:
-            starts = random_starts(length, size, len(nets), self.num_slices, generator)
+            count = min(self.num_slices, -(-length // size))
+            starts = random_starts(length, size, len(nets), count, generator)
         return windows(weights, starts, size)
 
 

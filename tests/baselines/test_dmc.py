@@ -49,14 +49,17 @@ def test_a_net_shorter_than_a_slice_is_padded_with_zeros():
 
 def test_training_reads_random_slices_and_prediction_the_same_every_time():
     dmc, group = model(), nets(LONG, 2)
+    assert dmc.slices(group, torch.Generator()).shape == (2, 3, 32)
+    assert dmc.slices(nets(SHORT, 2), torch.Generator()).shape == (2, 1, 32)  # more would be copies
     assert not torch.equal(dmc([group])["value"], dmc([group])["value"])
     dmc.eval()
     assert torch.equal(dmc([group])["value"], dmc([group])["value"])
 
 
-def test_one_slice_per_net_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match=r"num_slices=1: batch norm needs two slices"):
-        model(num_slices=1)
+def test_a_slice_too_short_for_the_depth_is_refused_and_the_shortest_trains_on_one_net():
+    with pytest.raises(ValueError, match=r"slice_length=4: expected more than 2\^2, which depth=3 needs"):
+        model(slice_length=4)
+    assert model(slice_length=9, num_slices=1)([nets(SHORT, 1)])["value"].isfinite().all()
 
 
 def test_a_net_with_parameters_that_no_training_net_had_is_refused():
