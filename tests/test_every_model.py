@@ -163,10 +163,12 @@ def test_a_prediction_is_the_same_alone_in_any_batch_and_in_any_order(name, orde
             torch.testing.assert_close(prediction, alone[group.rows], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if hasattr(new_model(name), "forward")])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_gets_a_finite_gradient(name):
-    model = new_model(name).train()
-    loss_of(model, [nets("cnn", 3, 25), nets("large", 2, 26), nets("residual", 3, 27)]).backward()
+    model = new_model(name)
+    if not isinstance(model, nn.Module):
+        pytest.skip("fitted in one go, without gradients")
+    loss_of(model.train(), [nets("cnn", 3, 25), nets("large", 2, 26), nets("residual", 3, 27)]).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert not [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()]
     assert not [name for name, gradient in gradients.items() if gradient is not None and not gradient.any()]
