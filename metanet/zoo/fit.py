@@ -32,7 +32,7 @@ class Snapshot:
     epoch: int  # whole epochs done
     state_dict: dict[str, Tensor]  # names of nets.build(arch).state_dict(), each [nets, *shape]
     metrics: dict[str, Float[Tensor, " nets"]]  # {train,test}_{accuracy in [0, 1],loss in nats}, of nets in eval mode
-    diverged: Bool[Tensor, " nets"]  # these nets keep the last weights that were finite
+    diverged: Bool[Tensor, " nets"]  # these nets keep what they had before a loss, weight or statistic overflowed
     resume_state: dict[str, Tensor]  # what `fit` needs to go on from here, bit for bit
 
 
@@ -106,7 +106,7 @@ class Training:
         return seeding.keys(self.seed, self.feed.nets, purpose, step)
 
     def step(self) -> None:
-        """One step of every net. A net whose loss or next weights are not finite stays as it is, now and later."""
+        """One step of every net; one whose loss, weights or running statistics overflow stays as it is from now on."""
         images, labels = self.feed.train(self.done)
         before = {name: value.clone() for name, value in self.buffers.items()}
         logits = self.stack(self.parameters | self.buffers, images, self._keys("dropout", self.done))
@@ -118,6 +118,8 @@ class Training:
         with torch.no_grad():
             self.optimizer.propose(self.weights, self.gradients, rate[:, None], self.done, out=self.proposed)
             self.alive &= losses.isfinite() & self.proposed.sum(1).isfinite()
+            for value in self.buffers.values():
+                self.alive &= value.view(len(value), -1).sum(1).isfinite()
             torch.where(self.alive[:, None], self.proposed, self.weights, out=self.weights)
             for name, value in self.buffers.items():
                 after = value if value.is_floating_point() else value + 1  # the counter of a batch norm's steps

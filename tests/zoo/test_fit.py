@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from metanet import seeding
 from metanet.zoo import nets
 from metanet.zoo.augment import augment
-from metanet.zoo.fit import Snapshot, fit
+from metanet.zoo.fit import Snapshot, Training, fit
 from metanet.zoo.images import Images, load
 from metanet.zoo.optimisers import OPTIMIZERS
 from metanet.zoo.plan import Group
@@ -274,6 +274,16 @@ def test_a_diverged_net_keeps_finite_weights_and_its_neighbours_do_not_notice(wi
     count = disturbed.state_dict["conv_norm1.num_batches_tracked"]
     assert count[1] < 12
     assert (count[[0, 2, 3]] == 12).all()
+
+
+def test_running_statistics_that_overflow_stop_a_net_whose_loss_is_finite(images):
+    training = Training(group([{}, {}]), images, SEED, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        training.parameters["conv1.weight"][1] = 1e22 * torch.rand(3, 1, 3, 3)
+    training.step()
+    assert training.alive.tolist() == [True, False]
+    assert (training.buffers["conv_norm1.running_var"][1] == 1).all()
+    assert (training.buffers["conv_norm1.running_var"][0] != 1).all()
 
 
 def test_a_net_does_not_depend_on_its_company(images):
