@@ -62,7 +62,7 @@ class Run:
 
     @property
     def predictions(self) -> pa.Table:
-        return pq.read_table(self.path / PREDICTIONS, pre_buffer=False)  # see zoo/manifest.py
+        return disk.read_parquet(self.path / PREDICTIONS)
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, float]]:

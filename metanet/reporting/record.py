@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from metanet import metrics, runs
 from metanet.metrics import Predictions
 from metanet.targets import Target
+from metanet.zoo import disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class Record:
         """The stored predictions, a row per split, net, step and target."""
         path = self.path / runs.PREDICTIONS
         try:
-            table = pq.read_table(path, columns=["split", "net", "lineage", "step", "target", "true", "predicted"])
+            table = disk.read_parquet(path, ["split", "net", "lineage", "step", "target", "true", "predicted"])
             return table.sort_by([("net", "ascending"), ("step", "ascending")])
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: missing, though the run has finished. {_AGAIN}") from None

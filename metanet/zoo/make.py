@@ -41,16 +41,18 @@ def make_zoo(
     if processes is not None and processes < 1:
         raise ValueError(f"processes={processes}: expected at least 1")
     _check_device(device)
-    if _recorded(spec, out, device) is not None and layout.is_complete(out, layout.read_record(out)):
+    recorded = _recorded(spec, out, device)
+    if recorded and layout.is_complete(out, layout.read_record(out)):
         print(f"{out}: finished already", file=sys.stderr)
         return open_zoo(out)
+    planned = recorded or plan.plan(spec.nets(), plan.STACK[device.split(":")[0]])
     work = Work(spec, out, device)
     work.images()  # a missing set is an error before anything is written
     disk.make_folder(out)
     with disk.one_writer(out):
         groups = _recorded(spec, out, device)
         if groups is None:
-            groups = plan.plan(spec.nets(), plan.STACK[device.split(":")[0]])
+            groups = planned
             disk.write_atomically(out / layout.RECORD, layout.pack_record(spec, groups, device))
         _train(work, groups, processes, EXECUTORS[executor])
         paths = [layout.fragment_path(out, *snapshot) for snapshot in layout.snapshots(layout.read_record(out))]
@@ -68,21 +70,22 @@ def _train(work: Work, groups: list[Group], processes: int | None, execute: Exec
     pending.sort(key=lambda group: -costs[group.name])
     nets = sum(len(group) for group in pending)
     done = dict.fromkeys(costs, 0.0)
-    shown = 0
+    spent, total, shown = 0.0, sum(costs.values()), 0
     begun = time.time()
     _log(work.zoo, "start", nets=nets, host=platform.node(), machine=machine.describe(work.device))
     with progress(f"training {work.zoo.name}", nets) as advance:
 
         def report(group: Group, fraction: float) -> None:
             """Shows nets weighted by their cost, so that the rate stays even and the time left true."""
-            nonlocal shown
+            nonlocal spent, shown
+            spent += (fraction - done[group.name]) * costs[group.name]
             done[group.name] = fraction
+            count = int(nets * spent / total + 1e-6)
+            if count > shown:
+                advance(count - shown)
+                shown = count
             if fraction == 1:
                 _log(work.zoo, "group", group=group.name, nets=len(group))
-            share = sum(done[name] * costs[name] for name in costs) / sum(costs.values())
-            if int(nets * share) > shown:
-                advance(int(nets * share) - shown)
-                shown = int(nets * share)
 
         if pending:
             execute(work, pending, processes, report)

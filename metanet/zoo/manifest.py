@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from metanet.zoo import nets
+from metanet.zoo import disk, nets
 from metanet.zoo.distributions import Check
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import HYPERPARAMETERS, Net, Spec
@@ -111,13 +111,10 @@ def read(data: bytes, where: object) -> tuple[pa.Table, dict[str, Any]]:
         ValueError: damaged.
     """
     try:
-        # pre_buffer reads on a thread that can outlive the interpreter and abort it when torch is loaded too
-        table = pq.read_table(io.BytesIO(data), pre_buffer=False)
+        table = disk.read_parquet(data)
         about = json.loads((table.schema.metadata or {})[b"metanet"])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{where}: not a readable manifest ({error}): damaged. Remove it and make the zoo again."
-        ) from error
+        raise ValueError(f"{where}: not a readable manifest ({error}): damaged.") from error
     return table.replace_schema_metadata(None), about
 
 

@@ -192,6 +192,8 @@ def test_wrong_arguments_write_nothing(tmp_path, tiny_spec, monkeypatch):
     for options, message in wrong:
         with pytest.raises(ValueError, match=message):
             make_zoo(spec, out, **options)
+    with pytest.raises(ValueError, match="too few for the snapshots"):
+        make_zoo(check_spec(tiny_spec | {"train_images": 40}, "here"), out)
     monkeypatch.setenv("METANET_DATA", str(tmp_path / "nothing"))
     with pytest.raises(FileNotFoundError, match="get_images"):
         make_zoo(check_spec(tiny_spec | {"images": ["mnist"]}, "here"), out)
