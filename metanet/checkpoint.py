@@ -26,7 +26,7 @@ class State:
     seconds: float = 0.0
     phase_started: float = 0.0  # seconds
     best_epoch: int = 0
-    best_loss: float = math.inf
+    best_score: float = -math.inf
 
 
 def save(

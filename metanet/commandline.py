@@ -33,7 +33,7 @@ def exit_code(error: Exception) -> int:
 
 @contextlib.contextmanager
 def one_clear_error() -> Iterator[None]:
-    """Turns a user's mistake (ValueError, OSError) into one line and an exit code; METANET_DEBUG=1 shows the traceback."""
+    """A user's mistake (ValueError, OSError) becomes a line and an exit code; METANET_DEBUG=1 shows the traceback."""
     try:
         yield
     except (ValueError, OSError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,8 @@ class Nets:
     """Some nets of one architecture: what every model reads. A batch is a list of these.
 
     `params` maps each state_dict name to [nets, *shape]; `targets` maps a target's name to class numbers [nets]
-    (int64) or standardised values [nets] (float); it is empty when nothing is known.
+    (int64) or standardised values [nets] (float); it is empty when nothing is known. `facts` is what the model's own
+    `facts(nets)` said of each net, [nets, ...], where it was asked beforehand (Dataset.remember).
     """
 
     arch: str
@@ -35,6 +36,7 @@ class Nets:
     params: Mapping[str, Tensor]
     rows: Int64[Tensor, " nets"]  # rows of the zoo's manifest
     targets: Mapping[str, Tensor] = field(default_factory=dict)
+    facts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,6 +54,7 @@ class Nets:
             {name: gather(tensor) for name, tensor in self.params.items()},
             gather(self.rows),
             {name: gather(tensor) for name, tensor in self.targets.items()},
+            None if self.facts is None else gather(self.facts),
         )
 
 
@@ -145,6 +148,12 @@ class Dataset:
         """All nets of one part, an entry for each architecture, in the manifest's order; for models that are fitted."""
         chosen = [(nets, self._places(index, part)) for index, nets in enumerate(self.nets)]
         return [nets.select(places, self.device) for nets, places in chosen if len(places)]
+
+    def remember(self, facts: Callable[[Nets], Tensor], chunk: int = 256) -> None:
+        """Asks a model once for what it reads of each net and training never changes; `Nets.facts` from now on."""
+        for index, nets in enumerate(self.nets):
+            said = [facts(nets.select(places, self.device)) for places in torch.arange(len(nets)).split(chunk)]
+            self.nets[index] = dataclasses.replace(nets, facts=torch.cat(said).to(nets.rows.device))
 
     def batches(
         self,

@@ -10,6 +10,8 @@ from metanet.arch.template import Template
 from metanet.dataset import Nets
 from metanet.views.sequence import entries
 
+KNEE = 0.05  # a usual size of a weight
+
 
 class Standardise(nn.Module):
     """(x - mean) / std of each feature on the last axis; the identity until `update` has been called.
@@ -61,10 +63,45 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.std
 
 
-class StandardiseParts(nn.Module):
-    """Raw weights standardised by the part that their tensor plays: a block's kind or a vector's role.
+class Rank(nn.Module):
+    """Each feature's place among the training nets' values, in [-1, 1]: piecewise linear between their quantiles.
 
-    A running variance of 100 and a weight of 0.01 then come at the same scale, whatever the architecture.
+    A heavy tail then has no more to say than its order; trees read features so. The same for every value before `fit`.
+    """
+
+    edges: Tensor
+
+    def __init__(self, features: int, bins: int = 64):
+        super().__init__()
+        self.register_buffer("edges", torch.zeros(features, bins + 1))
+
+    @torch.no_grad()
+    def fit(self, x: Float[Tensor, "values features"]) -> None:
+        """Takes the quantiles of training values; at most 100,000, evenly spaced, are read.
+
+        Edges are kept apart, so that the map is continuous: rounding cannot move a value across a tie.
+        """
+        x = x[:: max(len(x) // 100_000, 1)].sort(0).values
+        places = torch.linspace(0, len(x) - 1, self.edges.shape[1], device=x.device).round().long()
+        apart = 1e-4 * (x[len(x) * 3 // 4] - x[len(x) // 4]) + 1e-6
+        self.edges.copy_(x[places].T + apart[:, None] * torch.arange(len(places), device=x.device))
+
+    def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape features"]:
+        bins = self.edges.shape[1] - 1
+        columns = x.flatten(0, -2).T.contiguous()
+        right = torch.searchsorted(self.edges, columns).clamp(1, bins)
+        low, high = self.edges.gather(1, right - 1), self.edges.gather(1, right)
+        gap = torch.where(high > low, high - low, torch.ones_like(high))  # 0 only before `fit`
+        share = (right - 1 + ((columns - low) / gap).clamp(0, 1)) / bins
+        return (2 * share - 1).T.view(x.shape)
+
+
+class StandardiseParts(nn.Module):
+    """Raw weights, compressed and standardised by the part that their tensor plays: a block's kind or a vector's role.
+
+    A running variance of 100 and a weight of 0.01 then come at the same scale, whatever the architecture. Compressed by
+    asinh(x / KNEE), which keeps small weights as they are and takes the logarithm of large ones: a single net of a zoo
+    that is about to diverge has weights of 1e8, beside which the standard deviation would leave nothing of the others.
     """
 
     def __init__(self, templates: Iterable[Template]):
@@ -74,7 +111,7 @@ class StandardiseParts(nn.Module):
 
     def update(self, nets: Nets) -> None:
         for entry in entries(nets.template):
-            self._of(entry.part).update(nets.params[entry.name].unsqueeze(-1))
+            self._of(entry.part).update(_compressed(nets.params[entry.name]))
 
     def forward(self, nets: Nets) -> dict[str, Tensor]:
         """`nets.params`, standardised; tensors that the graph does not hold are left out.
@@ -83,7 +120,7 @@ class StandardiseParts(nn.Module):
             ValueError: a net has a kind of tensor that no training net had.
         """
         return {
-            entry.name: self._of(entry.part)(nets.params[entry.name].unsqueeze(-1)).squeeze(-1)
+            entry.name: self._of(entry.part)(_compressed(nets.params[entry.name])).squeeze(-1)
             for entry in entries(nets.template)
         }
 
@@ -94,3 +131,7 @@ class StandardiseParts(nn.Module):
                 f"train it on a zoo with such nets"
             )
         return self.parts[part]  # type: ignore[return-value]
+
+
+def _compressed(weights: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape 1"]:
+    return (weights / KNEE).asinh().unsqueeze(-1)

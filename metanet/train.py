@@ -131,12 +131,15 @@ def settings_of(config: DictConfig) -> Training:
 def learn(model: Any, dataset: Dataset, settings: Training, seed: int, path: Path) -> State:
     """Pretraining if asked for, then training; leaves `model` with the weights of its best epoch.
 
-    Best is the lowest validation loss: the mean over targets of `Target.loss`, in which every target counts alike.
+    Best is the highest validation score, the mean over targets that reports show: the loss turns earlier, when a model
+    grows sure of itself, while its answers still improve.
 
     Raises:
         ValueError: the loss is not finite any more.
     """
     state, best, optimizer = State(), {}, new_optimizer(model, settings)
+    if hasattr(model, "facts"):
+        dataset.remember(model.facts)
     if (path / runs.CHECKPOINT).is_file():
         state, best = restore(path / runs.CHECKPOINT, model, optimizer)
     elif hasattr(model, "prepare"):
@@ -155,10 +158,10 @@ def learn(model: Any, dataset: Dataset, settings: Training, seed: int, path: Pat
             entry = train_epoch(model, dataset, settings, seed, state, optimizer, clock, advance)
             if not pretraining:
                 entry |= validate(model, dataset, settings)
-                if entry["valid_loss"] < state.best_loss:
-                    state.best_loss, state.best_epoch = entry["valid_loss"], state.epoch
+                if entry["valid_score"] > state.best_score:
+                    state.best_score, state.best_epoch = entry["valid_score"], state.epoch
                     best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-                advance(0, f"validation loss {entry['valid_loss']:.3f}")
+                advance(0, f"validation score {entry['valid_score']:.3f}")
             elif state.epoch == settings.pretrain_epochs:
                 optimizer, state.phase_started = new_optimizer(model, settings), clock()
             for loss in (entry["train_loss"], entry.get("valid_loss")):

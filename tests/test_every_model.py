@@ -38,7 +38,7 @@ CNN = {
     "num_classes": 4,
     "batch_norm": True,
 }
-LARGE = CNN | {"filter_size": 5, "conv_depth": 4, "conv_width": 4, "dense_width": 32, "image_shape": [3, 12, 12]}
+LARGE = CNN | {"filter_size": 9, "conv_depth": 4, "conv_width": 4, "dense_width": 32, "image_shape": [3, 12, 12]}
 MLP = {"family": "mlp", "depth": 4, "width": 7, "image_shape": [1, 5, 5], "num_classes": 3, "batch_norm": False}
 
 

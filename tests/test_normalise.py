@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from metanet.normalise import Standardise
+from metanet.normalise import Rank, Standardise
 
 
 @given(
@@ -48,3 +49,22 @@ def test_it_is_the_identity_until_fitted_and_leaves_constant_features_unscaled()
 def test_a_nan_in_a_training_net_is_an_error_that_says_so():
     with pytest.raises(ValueError, match=r"NaN or infinite values.*status"):
         Standardise(1).update(torch.tensor([[1.0], [torch.nan]]))
+
+
+@given(seed=st.integers(0, 2**31))
+def test_rank_equals_scipys_share_of_smaller_training_values(seed):
+    x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(seed)).double().exp()
+    rank = Rank(3).double()
+    rank.fit(x)
+    expected = 2 * (scipy.stats.rankdata(x, axis=0) - 1) / 1999 - 1
+    assert np.abs(rank(x).numpy() - expected).max() < 0.05
+    assert rank(x.new_full((1, 3), 1e30)).eq(1).all()
+    assert rank(x.new_full((1, 3), -1e30)).eq(-1).all()
+
+
+def test_rounding_does_not_move_a_rank_across_tied_training_values():
+    rank = Rank(1).double()
+    rank.fit(torch.cat([torch.zeros(500, 1), torch.ones(500, 1)]).double())
+    value = torch.tensor([[1.0]], dtype=torch.float64)
+    assert (rank(value + 1e-15) - rank(value - 1e-15)).abs() < 1e-9
+    assert rank(value) > rank(value - 0.5)

@@ -10,6 +10,8 @@ The contract, for these and for `metanet.models`, is checked by tests/test_every
   a control that reads no weights says `READS_WEIGHTS = False`.
 
 A model that learns by gradients is an `nn.Module`, and may have
+- `facts(nets)`: a tensor [nets, ...] of what it reads of each net and training never changes; the loop asks once and
+  hands it over as `nets.facts`, which is None when nobody asked;
 - `prepare(train)`: called once, before training, with batches of training nets, to fit normalisers into buffers;
 - `pretrain_loss(batch, generator)`: a self-supervised loss, minimised for `pretrain_epochs` before the others.
 

@@ -8,11 +8,15 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # thresholds in units of the tensor's root mean square
-QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-BLOCK_FEATURES = 2 * len(LEVELS) + 23
-VECTOR_FEATURES = 4 + len(QUANTILES)  # per role
+from metanet.arch.template import VECTOR_ROLES
 
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # thresholds in units of the tensor's root mean square
+QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
+_UNIT = len(VECTOR_ROLES) + 2  # per unit: its vectors, and the lengths of its incoming and outgoing weights
+BLOCK_FEATURES = 2 * len(LEVELS) + 4 * len(QUANTILES) + 21
+UNIT_FEATURES = (4 + len(QUANTILES)) * len(VECTOR_ROLES) + 3 * len(QUANTILES) + 1 + _UNIT * (_UNIT - 1) // 2
+
+LARGEST = 1e15  # weights of nets that blow up without becoming infinite; their squares still fit a float32
 _TINY = 1e-12
 
 
@@ -62,11 +66,12 @@ def block_distribution(weights: Float[Tensor, "nets out in taps"]) -> Float[Tens
     rows, columns = rearrange(scaled, "n o i t -> n o (i t)"), rearrange(scaled, "n o i t -> n i (o t)")
     for vectors in (rows, columns):
         lengths = vectors.square().mean(2).sqrt()
-        features += [lengths.amax(1), lengths.amin(1), lengths.std(1, correction=0), log_size(lengths.amin(1))]
+        features += [lengths.std(1, correction=0), log_size(lengths.amin(1)), *quantiles(lengths).unbind(1)]
         unit = vectors / (vectors.norm(dim=2, keepdim=True) + _TINY)
         count = vectors.shape[1]
         alike = (unit.sum(1).square().sum(1) - unit.square().sum((1, 2))) / max(count * (count - 1), 1)
-        features.append(alike)
+        features += [alike, log_size(vectors.mean(2).std(1, correction=0))]
+    features += [*quantiles(flat).unbind(1), *quantiles(signed_log(weights.flatten(1))).unbind(1)]
     gram = rows @ rows.mT
     trace = gram.diagonal(dim1=1, dim2=2).sum(1)
     rank = trace.square() / (gram.square().sum((1, 2)) + _TINY)
@@ -78,10 +83,38 @@ def block_distribution(weights: Float[Tensor, "nets out in taps"]) -> Float[Tens
     return torch.stack(features, 1)
 
 
-def vector_distribution(nodes: Float[Tensor, "nets size roles"]) -> Float[Tensor, "nets features"]:
-    """VECTOR_FEATURES numbers per role of a space's vectors: sizes, and quantiles on the signed logarithmic scale."""
+def unit_distribution(
+    nodes: Float[Tensor, "nets size roles"],
+    incoming: Float[Tensor, "nets size"],
+    outgoing: Float[Tensor, "nets size"],
+) -> Float[Tensor, "nets features"]:
+    """UNIT_FEATURES numbers of a space's units: their vectors, and the sizes of the weights that they read and write.
+
+    Sizes and quantiles of each on the logarithmic scale, and every correlation between two of them over the units.
+    The gap between incoming and outgoing size is what gradient flow on a ReLU network conserves (Du et al., 2018).
+    """
+    nodes = nodes.clamp(-LARGEST, LARGEST)
     mean, spread = nodes.mean(1), nodes.std(1, correction=0)
-    levels = torch.tensor(QUANTILES, dtype=nodes.dtype, device=nodes.device)
-    quantiles = torch.quantile(signed_log(nodes), levels, dim=1)  # [quantiles, nets, roles]
-    features = [signed_log(mean), log_size(spread), log_size(nodes.abs().mean(1)), log_size(nodes.abs().amax(1))]
-    return torch.cat([torch.stack(features), quantiles]).movedim(0, 1).flatten(1)
+    sizes = [signed_log(mean), log_size(spread), log_size(nodes.abs().mean(1)), log_size(nodes.abs().amax(1))]
+    logs = torch.cat([signed_log(nodes), log_size(incoming)[..., None], log_size(outgoing)[..., None]], -1)
+    gap = logs[..., -2] - logs[..., -1]
+    centred = logs - logs.mean(1, keepdim=True)
+    scaled = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    correlation = torch.einsum("nui,nuj->nij", scaled, scaled) / nodes.shape[1]
+    upper = torch.triu_indices(_UNIT, _UNIT, offset=1, device=nodes.device)
+    return torch.cat(
+        [
+            torch.stack(sizes, 1).flatten(1),
+            quantiles(logs.mT).flatten(1),
+            quantiles(gap),
+            gap.std(1, correction=0)[:, None],
+            correlation[:, upper[0], upper[1]],
+        ],
+        1,
+    )
+
+
+def quantiles(x: Float[Tensor, "*sets values"]) -> Float[Tensor, "*sets quantiles"]:
+    """QUANTILES of each set of values on the last axis, without interpolation; cost: a sort."""
+    places = torch.tensor(QUANTILES, dtype=torch.float64, device=x.device) * (x.shape[-1] - 1)
+    return x.sort(-1).values[..., places.round().long()]

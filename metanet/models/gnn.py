@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from metanet.arch.template import VECTOR_ROLES, Block, Template
 from metanet.blocks.distribution import (
     BLOCK_FEATURES,
-    VECTOR_FEATURES,
+    LARGEST,
+    UNIT_FEATURES,
     block_distribution,
     root_mean_square,
     signed_log,
-    vector_distribution,
+    unit_distribution,
 )
 from metanet.blocks.heads import Heads
 from metanet.blocks.pool import STATISTICS, pool
 from metanet.blocks.transformer import TransformerLayer
 from metanet.dataset import Batch, Nets, Schema
-from metanet.normalise import Standardise
+from metanet.normalise import Rank, Standardise
 from metanet.views.graph import (
     BLOCK_CODES,
     GRID,
@@ -40,6 +41,16 @@ from metanet.views.graph import (
 INVARIANT = True
 
 _ROLES = len(VECTOR_ROLES)
+# How facts [nets, blocks, features] of architectures of any depth are lined up for the trunk.
+PLACES: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda facts: facts.mean(1),
+    lambda facts: facts.amax(1),
+    lambda facts: facts.amin(1),
+    lambda facts: facts[:, 0],
+    lambda facts: facts[:, min(1, facts.shape[1] - 1)],
+    lambda facts: facts[:, max(facts.shape[1] - 2, 0)],
+    lambda facts: facts[:, -1],
+)
 
 
 class GNN(nn.Module):
@@ -47,9 +58,10 @@ class GNN(nn.Module):
 
     A node reads its vectors (bias, norm, running statistics); an edge reads its taps, each as value over the tensor's
     root mean square, signed log-magnitude and log-magnitude, through a projection of its own for each place in the
-    kernel. A layer's token pools its edges and nodes by mean, std, max and min, and adds closed-form statistics of the
-    raw weights (`metanet.blocks.distribution`), which a pooled embedding of 32 numbers cannot hold as exactly.
-    A small transformer reads the tokens in order of computation; one head per target reads it.
+    kernel. A layer's token pools its edges and nodes by mean, std, max and min, and adds facts: closed-form statistics
+    of the raw weights and units (`metanet.blocks.distribution`), which a pooled embedding of a few numbers cannot hold
+    as exactly. A small transformer reads the tokens in order of computation, and one head per target reads what comes
+    out, beside the facts of the first, second, last two, mean and extreme layers.
 
     Related: Kofinas et al. 2024 (neural graphs: nodes are biases, edges kernels), Lim et al. 2024 (graph metanetworks,
     both directions), Corso et al. 2020 (several aggregators), Unterthiner et al. 2020 (weight statistics).
@@ -64,7 +76,7 @@ class GNN(nn.Module):
         width: int = 64,
         edge_width: int = 32,
         depth: int = 3,
-        token_width: int = 128,
+        token_width: int = 64,
         mixing: int = 2,
         dropout: float = 0.1,
         log_magnitude: bool = True,
@@ -82,35 +94,48 @@ class GNN(nn.Module):
         self.node_scale = Standardise(node_features)
         self.node_in = nn.Linear(node_features + SPACE_CODES + POSITION_CODES, width)
         self.block_in = nn.Linear(BLOCK_CODES + 1, edge_width)
+        linked = any(template.links for template in schema.templates.values())
         self.layers = nn.ModuleList(
-            Layer(width, edge_width, self.statistics, reverse_edges, edge_updates) for _ in range(depth)
+            Layer(width, edge_width, self.statistics, reverse_edges, edge_updates, linked) for _ in range(depth)
         )
-        closed_form = BLOCK_FEATURES + _ROLES * VECTOR_FEATURES
-        self.closed_form_scale = Standardise(closed_form)
+        num_facts = BLOCK_FEATURES + UNIT_FEATURES
+        self.scale, self.rank = Standardise(num_facts), Rank(num_facts)
         pooled = len(self.statistics) * (width + edge_width)
         self.token = nn.Sequential(
-            nn.Linear(pooled + distribution * closed_form + SPACE_CODES + BLOCK_CODES + 1, token_width),
+            nn.Linear(pooled + distribution * 2 * num_facts + SPACE_CODES + BLOCK_CODES + 1, token_width),
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Linear(token_width, token_width),
         )
         self.mixer = nn.ModuleList(TransformerLayer(token_width, heads=4, dropout=dropout) for _ in range(mixing))
+        read = 4 * token_width + len(self.statistics) * width
+        self.norm, self.drop = nn.LayerNorm(read), nn.Dropout(dropout / 2)
         self.trunk = nn.Sequential(
-            nn.LayerNorm(4 * token_width), nn.Linear(4 * token_width, 2 * token_width), nn.SiLU(), nn.Dropout(dropout)
+            nn.Linear(read + distribution * len(PLACES) * 2 * num_facts, 2 * token_width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
         )
         self.heads = Heads(2 * token_width, schema.targets)
 
     @torch.no_grad()
     def prepare(self, train: Iterable[Batch]) -> None:
         """Fits the normalisers on the training nets."""
+        said = []
         for batch in train:
             for nets in batch:
-                view = blocked(nets.template, nets.params)
-                for nodes in view.nodes:
+                for nodes in blocked(nets.template, nets.params).nodes:
                     self.node_scale.update(self.node_features(nodes))
-                if self.distribution:
-                    for index, block in enumerate(nets.template.blocks):
-                        self.closed_form_scale.update(closed_form(view, index, block))
+                said.append(self.known(nets).flatten(0, 1))
+        self.scale.update(torch.cat(said))
+        self.rank.fit(torch.cat(said))
+
+    @torch.no_grad()
+    def facts(self, nets: Nets) -> Float[Tensor, "nets blocks features"]:
+        """The closed-form statistics of every block and of the units that it writes."""
+        return closed_form(blocked(nets.template, nets.params))
+
+    def known(self, nets: Nets) -> Float[Tensor, "nets blocks features"]:
+        return self.facts(nets) if nets.facts is None else nets.facts
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.heads(self.trunk(torch.cat([self.summary(nets) for nets in batch])))
@@ -122,7 +147,7 @@ class GNN(nn.Module):
         return torch.cat([logs, logs.abs()], -1)
 
     def summary(self, nets: Nets) -> Float[Tensor, "nets features"]:
-        """What the heads read of nets of one architecture: mean, max, first and last of the mixed layer tokens."""
+        """What the trunk reads of nets of one architecture: the mixed layer tokens and, past them, the facts."""
         template = nets.template
         view = blocked(template, nets.params)
         reference = view.nodes[0]
@@ -145,6 +170,9 @@ class GNN(nn.Module):
         ]
         for layer in self.layers:
             nodes, edges = layer(template, nodes, edges, kinds)
+        facts = self.known(nets) if self.distribution else None
+        if facts is not None:
+            facts = torch.cat([self.scale(facts).clamp(-6, 6), 1.7 * self.rank(facts)], -1)
         tokens = []
         for index, block in enumerate(template.blocks):
             parts = [
@@ -153,13 +181,17 @@ class GNN(nn.Module):
                 expand(spaces[block.target], typed[index]),
                 typed[index],
             ]
-            if self.distribution:
-                parts.append(self.closed_form_scale(closed_form(view, index, block)).clamp(-8, 8))
+            if facts is not None:
+                parts.append(self.drop(facts[:, index]))
             tokens.append(self.token(torch.cat(parts, -1)))
         mixed = torch.stack(tokens, 1)
         for mixer in self.mixer:
             mixed = mixer(mixed, mixed.new_ones(mixed.shape[:2], dtype=torch.bool))
-        return torch.cat([mixed.mean(1), mixed.amax(1), mixed[:, 0], mixed[:, -1]], -1)
+        every_node = pool(torch.cat(nodes, 1), (1,), self.statistics)
+        summary = self.norm(torch.cat([mixed.mean(1), mixed.amax(1), mixed[:, 0], mixed[:, -1], every_node], -1))
+        if facts is None:
+            return summary
+        return torch.cat([summary, *(self.drop(place(facts)) for place in PLACES)], -1)
 
 
 class Taps(nn.Module):
@@ -192,13 +224,21 @@ class Layer(nn.Module):
     m_ij = SiLU(A x_i + B x_j + C e_ij + type);  x_i += MLP[x_i, pool_j m_ij, pool_k m_ki];  e_ij += D m_ij.
     """
 
-    def __init__(self, width: int, edge_width: int, statistics: tuple[str, ...], reverse: bool, edge_updates: bool):
+    def __init__(
+        self,
+        width: int,
+        edge_width: int,
+        statistics: tuple[str, ...],
+        reverse: bool,
+        edge_updates: bool,
+        linked: bool,
+    ):
         super().__init__()
         self.statistics, self.reverse, self.width = statistics, reverse, width
         self.norm = nn.LayerNorm(width)
         self.ends = nn.Linear(width, 2 * edge_width, bias=False)  # A and B
         self.edge = nn.Linear(edge_width, edge_width)
-        self.link = nn.Linear(width, width, bias=False)
+        self.link = nn.Linear(width, width, bias=False) if linked else None
         pooled = len(statistics) * edge_width
         self.along = nn.Linear(pooled, width, bias=False)
         self.against = nn.Linear(pooled, width, bias=False) if reverse else None
@@ -227,13 +267,40 @@ class Layer(nn.Module):
                 e = e + self.edge_update(rearrange(messages, "n g o i d -> n (g o) i d"))
             new_edges.append(e)
         for link in template.links:
+            if self.link is None or nodes[link.source].shape != nodes[link.target].shape:
+                raise ValueError(
+                    f"the net has a link {link.kind!r} from {template.spaces[link.source].name} to "
+                    f"{template.spaces[link.target].name}; this gnn reads links between spaces of one size, and only "
+                    f"if it was trained on nets with links"
+                )
             inbox[link.target] = inbox[link.target] + self.link(normed[link.source])
         return [x + self.update(message) for x, message in zip(nodes, inbox, strict=True)], new_edges
 
 
-def closed_form(view: Blocked, index: int, block: Block) -> Float[Tensor, "nets features"]:
-    """The closed-form statistics of one block and of the vectors on the space that it writes."""
-    return torch.cat([block_distribution(view.edges[index]), vector_distribution(view.nodes[block.target])], -1)
+def closed_form(view: Blocked) -> Float[Tensor, "nets blocks features"]:
+    """The closed-form statistics of every block and of the units that it writes."""
+    blocks = view.template.blocks
+    incoming = [torch.zeros_like(nodes[..., 0]) for nodes in view.nodes]  # mean squares of the weights of each unit
+    outgoing = [torch.zeros_like(nodes[..., 0]) for nodes in view.nodes]
+    for block, weights in zip(blocks, view.edges, strict=True):
+        squares = rearrange(weights.clamp(-LARGEST, LARGEST).square(), "n (g o) i t -> n g o i t", g=block.groups)
+        incoming[block.target] = incoming[block.target] + reduce(squares, "n g o i t -> n (g o)", "mean")
+        outgoing[block.source] = outgoing[block.source] + reduce(squares, "n g o i t -> n (g i)", "mean")
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    block_distribution(weights),
+                    unit_distribution(
+                        view.nodes[block.target], incoming[block.target].sqrt(), outgoing[block.target].sqrt()
+                    ),
+                ],
+                -1,
+            )
+            for block, weights in zip(blocks, view.edges, strict=True)
+        ],
+        1,
+    )
 
 
 def expand(code: Float[Tensor, "... codes"], like: Float[Tensor, "... width"]) -> Float[Tensor, "... codes"]:
