@@ -1,8 +1,8 @@
 """metanet reads the weights of a neural network and tells how it was trained.
 
-    template = metanet.trace(module, example_input)     # the parameter graph of an architecture
-    zoo = metanet.open_zoo("zoos/demo")                 # a population of trained nets
-    run = metanet.load_run("runs/demo/gnn-seed0")       # a trained metanetwork
+template = metanet.trace(module, example_input)     # the parameter graph of an architecture
+zoo = metanet.open_zoo("zoos/demo")                 # a population of trained nets
+run = metanet.load_run("runs/demo/gnn-seed0")       # a trained metanetwork
 """
 
 import importlib

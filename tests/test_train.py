@@ -66,15 +66,15 @@ def test_training_learns_and_keeps_its_best_epoch(config_of):
     log = log_of(config, "gnn")
     assert log[-1]["train_loss"] < 0.8 * log[0]["train_loss"]
     run = metanet.load_run(runs.folder_of(config, "gnn"))
-    best = min(log, key=lambda entry: entry["valid_loss"])
+    best = max(log, key=lambda entry: entry["valid_score"])
     assert run.result["best_epoch"] == best["epoch"]
     assert math.isclose(run.result["valid_score"], best["valid_score"], abs_tol=1e-6)
 
 
 def test_early_stopping_waits_for_its_patience(config_of, monkeypatch):
-    losses = iter([3.0, 2.0, 2.5, 2.5, 2.5, 1.0])
+    scores = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.9])
     monkeypatch.setattr(
-        loop, "validate", lambda *_: {"valid_loss": next(losses), "valid_score": 0.0, "valid_scores": {}}
+        loop, "validate", lambda *_: {"valid_loss": 1.0, "valid_score": next(scores), "valid_scores": {}}
     )
     config = config_of(*GNN, "training.epochs=9", "training.patience=2")
     train(config, "gnn")
