@@ -38,7 +38,9 @@ def progress(description: str, total: int | float, unit: str = "nets") -> Iterat
             task = bar.add_task(description, total=total, note="")
 
             def advance(count: int | float = 1, note: str | None = None) -> None:
-                bar.update(task, advance=count, **({} if note is None else {"note": note}))
+                bar.update(task, advance=count)
+                if note is not None:
+                    bar.update(task, note=note)
 
             yield advance
         return
