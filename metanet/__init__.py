@@ -6,6 +6,12 @@ run = metanet.load_run("runs/demo/gnn-seed0")       # a trained metanetwork
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metanet.arch.trace import trace
+    from metanet.runs import load_run
+    from metanet.zoo.store import open_zoo
 
 __version__ = "0.1.0"
 __all__ = ["load_run", "open_zoo", "trace"]
