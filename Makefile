@@ -7,6 +7,7 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 ZOO := zoos/digits_mini
 RUNS := runs/digits_mini
+SECONDS_A_MODEL ?= 110# the same budget for every model of the demo
 
 .PHONY: install data demo check test test-all clean
 
@@ -24,7 +25,7 @@ data: install
 demo: install
 	$(BIN)/python scripts/make_zoo.py spec=zoo_specs/digits_mini.yaml out=$(ZOO) device=$(DEVICE)
 	$(BIN)/python scripts/build_graphs.py zoo=$(ZOO)
-	$(BIN)/python -m metanet.train -m model=majority,architecture_only,statistics,dmc,sane,gnn zoo=$(ZOO) device=$(DEVICE)
+	$(BIN)/python -m metanet.train -m model=majority,architecture_only,statistics,dmc,sane,gnn zoo=$(ZOO) device=$(DEVICE) training.max_seconds=$(SECONDS_A_MODEL)
 	$(BIN)/python -m metanet.report runs=$(RUNS) out=report.html
 
 check: install
