@@ -5,8 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch import nn
 
-from metanet.normalise import Rank, Standardise
+import metanet
+from metanet.dataset import Nets
+from metanet.normalise import Rank, Standardise, StandardiseParts
 
 
 @given(
@@ -68,3 +71,28 @@ def test_rounding_does_not_move_a_rank_across_tied_training_values():
     value = torch.tensor([[1.0]], dtype=torch.float64)
     assert (rank(value + 1e-15) - rank(value - 1e-15)).abs() < 1e-9
     assert rank(value) > rank(value - 0.5)
+
+
+TEMPLATE = metanet.trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3))
+
+
+def nets(count: int, size: float) -> Nets:
+    params = {name: size * torch.randn(count, *shape) for name, shape in TEMPLATE.shapes.items()}
+    return Nets("mlp", TEMPLATE, params, torch.arange(count))
+
+
+def test_one_net_about_to_diverge_does_not_flatten_all_others():
+    standardise, usual = StandardiseParts([TEMPLATE]), nets(50, 0.1)
+    standardise.update(usual)
+    standardise.update(nets(1, 1e8))
+    spread = {name: float(tensor.std()) for name, tensor in standardise(usual).items()}
+    assert set(spread) == set(TEMPLATE.shapes)
+    assert min(spread.values()) > 0.1
+
+
+def test_weights_of_every_size_keep_their_order():
+    standardise = StandardiseParts([TEMPLATE])
+    standardise.update(nets(50, 1.0))
+    group = nets(3, 10.0)
+    for name, tensor in standardise(group).items():
+        assert torch.equal(tensor.flatten().argsort(), group.params[name].flatten().argsort())

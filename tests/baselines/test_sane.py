@@ -72,12 +72,12 @@ def test_pretraining_learns_to_reconstruct_and_draws_from_its_generator_alone():
     torch.manual_seed(123)
     assert torch.equal(sane.pretrain_loss(batch, torch.Generator().manual_seed(5)), first)
     optimizer = torch.optim.Adam(sane.parameters(), 3e-3)
-    for step in range(60):
+    for step in range(30):
         loss = sane.pretrain_loss(batch, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.7 * first
+    assert loss < 0.8 * first
 
 
 def test_a_probe_leaves_the_encoder_as_it_was_pretrained():
