@@ -26,7 +26,7 @@ class DMC(nn.Module):
     a slice is padded with zeros, the training mean.
 
     Source: Eilertsen et al. (2020), "Classifying the classifier", section 4 and appendix: 12 convolutions of kernel 5,
-    8 to 256 channels. Departures: weights are standardised by kind of tensor instead of read as they are, all targets
+    8 to 256 channels. Departures: weights are compressed and standardised by kind of tensor, all targets
     share one model, several slices of a net are averaged in training too, and the dense layers are smaller, so that it
     trains on a CPU.
     """
