@@ -29,7 +29,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != layout.LOG
+        if path.is_file() and path.name not in (layout.LOG, ".lock")
     }
 
 
