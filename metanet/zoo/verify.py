@@ -43,7 +43,7 @@ def problems(zoo: Path, record: Mapping[str, Any]) -> Iterator[str]:
             continue
         if expected is not None and hashlib.sha256(data).hexdigest() != expected.get(path.name):
             sound = False
-            yield f"{path}: damaged: its SHA-256 is not the one in {layout.MANIFEST}. {REMEDY}"
+            yield f"{path}: damaged, or its SHA-256 in {whole} is; take both files for damaged. {REMEDY}"
         yield from _shard_problems(layout.shard_path(zoo, group, step), rows, hashes)
     if sound and record["versions"] == layout.versions() and manifest.merge(fragments) != whole.read_bytes():
         yield f"{whole}: damaged: it differs from its fragments. {REMEDY}"
