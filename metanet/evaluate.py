@@ -25,7 +25,7 @@ from rich.table import Column, Table
 from torch import Tensor
 
 import metanet
-from metanet import commandline, metrics, runs
+from metanet import calibrate, commandline, metrics, runs
 from metanet.dataset import Batch, Dataset, Nets
 from metanet.progress import progress
 from metanet.targets import Target
@@ -52,7 +52,7 @@ def main(options: Options) -> dict[str, dict[str, float]]:
     with progress("evaluate", dataset.count("test")) as advance:
         settings = run.config.training
         outputs, nets = outputs_on(run.model, dataset, "test", settings.batch_nets, settings.batch_elements, advance)
-    table = predictions(dataset, "test", outputs, nets)
+    table = predictions(dataset, "test", calibrate.apply(run.result["calibration"], outputs), nets)
     if own:
         print(agreement(run.predictions, table))
     else:

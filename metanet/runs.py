@@ -7,7 +7,7 @@ tensorboard/            the same
 checkpoint.safetensors  for going on after a kill; gone when finished
 model.safetensors       the weights of the best epoch
 predictions.parquet     of valid and test, a row per net, snapshot and target; metadata: the targets
-result.json             scores, seconds, parameters, commit, machine; written last: it says that the run is finished
+result.json             scores, calibration, seconds, parameters, commit, machine; written last, so the run is finished
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from metanet import metrics
+from metanet import calibrate, metrics
 from metanet.arch.template import Template
 from metanet.dataset import Nets, Schema
 from metanet.zoo import disk, shards
@@ -86,7 +86,7 @@ class Run:
             }
             rows = torch.tensor([place], device=self.device)
             batch.append(Nets(f"net {place}", template.hide(self.schema.hidden), params, rows))
-        outputs = self.model(batch)
+        outputs = calibrate.apply(self.result["calibration"], self.model(batch))
         result = {}
         for target in self.schema.targets:
             predicted, probabilities = target.read(outputs[target.name])

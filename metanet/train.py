@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 import metanet
-from metanet import commandline, evaluate, machine, metrics, runs, seeding
+from metanet import calibrate, commandline, evaluate, machine, metrics, runs, seeding
 from metanet.checkpoint import State, restore, save
 from metanet.dataset import Batch, Dataset
 from metanet.progress import progress
@@ -244,8 +244,11 @@ def schedule(done: float, warmup: float) -> float:
 
 def loss_of(outputs: Mapping[str, Tensor], batch: Batch, dataset: Dataset) -> Tensor:
     """The mean over targets of `Target.loss`."""
-    targets = dataset.schema.targets
-    return mean_loss(targets, outputs, {t.name: torch.cat([nets.targets[t.name] for nets in batch]) for t in targets})
+    return mean_loss(dataset.schema.targets, outputs, truths_of(batch, dataset))
+
+
+def truths_of(batch: Batch, dataset: Dataset) -> dict[str, Tensor]:
+    return {t.name: torch.cat([nets.targets[t.name] for nets in batch]) for t in dataset.schema.targets}
 
 
 def autocast(device: torch.device, settings: Training) -> torch.autocast:
@@ -263,10 +266,11 @@ def new_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
 
 
 def validate(model: nn.Module, dataset: Dataset, settings: Training) -> dict[str, Any]:
-    """valid_loss, valid_score (the mean over targets), and the score of each target."""
+    """valid_loss, valid_score (the mean over targets, calibrated), and the score of each target."""
     with autocast(dataset.device, settings):
         outputs, nets = evaluate.outputs_on(model, dataset, "valid", settings.batch_nets, settings.batch_elements)
-    table = evaluate.predictions(dataset, "valid", outputs, nets)
+    factors = calibrate.fit(dataset.schema.targets, outputs, truths_of(nets, dataset))
+    table = evaluate.predictions(dataset, "valid", calibrate.apply(factors, outputs), nets)
     summary = metrics.summary(table, dataset.schema.targets, "valid", intervals=False)
     return {
         "valid_loss": float(loss_of(outputs, nets, dataset)),
@@ -295,10 +299,11 @@ def finish(
     model: Any, dataset: Dataset, settings: Training, state: State, config: DictConfig, name: str, path: Path
 ) -> float:
     """Writes weights, predictions and, last, the result; the mean validation score."""
-    targets, tables, summaries = dataset.schema.targets, [], {}
+    targets, tables, summaries, factors = dataset.schema.targets, [], {}, {}
     for part in ("valid", "test"):
         outputs, nets = evaluate.outputs_on(model, dataset, part, settings.batch_nets, settings.batch_elements)
-        tables.append(evaluate.predictions(dataset, part, outputs, nets))
+        factors = factors or calibrate.fit(targets, outputs, truths_of(nets, dataset))
+        tables.append(evaluate.predictions(dataset, part, calibrate.apply(factors, outputs), nets))
         summaries[part] = metrics.summary(tables[-1], targets, part)
     tensors = runs.state_of(model)
     parameters = model.parameters() if isinstance(model, nn.Module) else tensors.values()
@@ -309,6 +314,7 @@ def finish(
         "valid_score": metrics.mean_score(summaries["valid"]),
         "test_score": metrics.mean_score(summaries["test"]),
         **summaries,
+        "calibration": factors,
         "nets": {part: dataset.count(part) for part in PARTS},
         "parameters": sum(tensor.numel() for tensor in parameters),
         "seconds": round(state.seconds, 3),

@@ -41,7 +41,7 @@ from metanet.views.graph import (
 INVARIANT = True
 
 _ROLES = len(VECTOR_ROLES)
-# How facts [nets, blocks, features] of architectures of any depth are lined up for the trunk.
+# How facts [nets, blocks, features] of architectures of any depth are lined up for the trunks.
 PLACES: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda facts: facts.mean(1),
     lambda facts: facts.amax(1),
@@ -110,12 +110,14 @@ class GNN(nn.Module):
         self.mixer = nn.ModuleList(TransformerLayer(token_width, heads=4, dropout=dropout) for _ in range(mixing))
         read = 4 * token_width + len(self.statistics) * width
         self.norm, self.drop = nn.LayerNorm(read), nn.Dropout(dropout / 2)
-        self.trunk = nn.Sequential(
-            nn.Linear(read + distribution * len(PLACES) * 2 * num_facts, 2 * token_width),
+        num_targets = len(schema.targets)
+        self.trunks = nn.Sequential(
+            nn.Linear(read + distribution * len(PLACES) * 2 * num_facts, num_targets * token_width),
             nn.SiLU(),
             nn.Dropout(dropout),
+            nn.Unflatten(1, (num_targets, token_width)),
         )
-        self.heads = Heads(2 * token_width, schema.targets)
+        self.heads = Heads(token_width, schema.targets)
 
     @torch.no_grad()
     def prepare(self, train: Iterable[Batch]) -> None:
@@ -138,7 +140,7 @@ class GNN(nn.Module):
         return self.facts(nets) if nets.facts is None else nets.facts
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.heads(self.trunk(torch.cat([self.summary(nets) for nets in batch])))
+        return self.heads(self.trunks(torch.cat([self.summary(nets) for nets in batch])))
 
     def node_features(self, nodes: Float[Tensor, "nets size roles"]) -> Float[Tensor, "nets size features"]:
         if not self.log_magnitude:
@@ -147,7 +149,7 @@ class GNN(nn.Module):
         return torch.cat([logs, logs.abs()], -1)
 
     def summary(self, nets: Nets) -> Float[Tensor, "nets features"]:
-        """What the trunk reads of nets of one architecture: the mixed layer tokens and, past them, the facts."""
+        """What the trunks read of nets of one architecture: the mixed layer tokens and, past them, the facts."""
         template = nets.template
         view = blocked(template, nets.params)
         reference = view.nodes[0]
