@@ -43,7 +43,7 @@ MLP = {"family": "mlp", "depth": 4, "width": 7, "image_shape": [1, 5, 5], "num_c
 
 
 class Residual(nn.Module):
-    """An MLP with a residual sum, so that its template has links."""
+    """An MLP with a residual sum, a concatenation, slices and a gate, so that its template has links of every kind."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,8 @@ class Residual(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.first(images.flatten(1)).relu()
-        return self.last(x + self.second(x).relu())
+        x = torch.cat([x + self.second(x).relu(), x], 1)
+        return self.last(x[:, ::2] * x[:, 1::2])
 
 
 BUILD = {"cnn": lambda: build(CNN), "large": lambda: build(LARGE), "mlp": lambda: build(MLP), "residual": Residual}

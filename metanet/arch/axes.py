@@ -81,6 +81,15 @@ def merge(axes: Sequence[Axis]) -> Axis:
     return merged
 
 
+def concatenate(axes: Sequence[Axis]) -> Axis:
+    """The type of axes that lie behind each other on one axis."""
+    segments, start = [], 0
+    for one in axes:
+        segments += [Segment(segment.factors, segment.positions + start) for segment in one.segments]
+        start += one.size
+    return Axis(tuple(segments))
+
+
 def renumber(old: Axis, to: Int[np.ndarray, " positions"]) -> Axis:
     """The type of an axis whose position p has become `to[p]`."""
     return Axis(tuple(Segment(segment.factors, to[segment.positions]) for segment in old.segments))

@@ -22,7 +22,7 @@ class UnsupportedOperator(ValueError):  # noqa: N818 (the name says what the use
     """An operator without a rule, or used in a way that its rule does not know; names it, its place, and what to do."""
 
 
-Rule = Callable[["Call"], "Value"]
+Rule = Callable[["Call"], "Value | list[Value]"]
 Example = tuple[tuple[int, ...], Callable[[], Callable[[Tensor], Tensor]]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -90,6 +91,7 @@ def _walk(
     """Applies the operators' rules in order; the entries of the state_dict as values."""
     kinds = {spec.arg.name: spec for spec in signature.input_specs}
     values: dict[Node, Value] = {}
+    several: dict[Node, list[Value]] = {}  # of operators that return a list, which only getitem reads
     entries: dict[str, Value] = {}
     for number, node in enumerate(graph.nodes):
         if node.op == "placeholder":
@@ -106,15 +108,21 @@ def _walk(
             else:
                 continue  # a constant or an unused input: an operator that reads it says that it has no rule for it
             values[node] = replace(value, storage=number)
+        elif node.target is operator.getitem and node.args[0] in several:
+            values[node] = replace(several[node.args[0]][node.args[1]], shared=len(node.users) > 1)  # type: ignore[index]
         elif node.op == "call_function":
-            values[node] = _apply(node, number, values, record)
+            result = _apply(node, number, values, record)
+            if isinstance(result, Value):
+                values[node] = result
+            else:
+                several[node] = result
     _finish_outputs(graph, signature, values, record)
     record.scopes.extend(value.axes for value in values.values())
     return entries
 
 
-def _apply(node: Node, number: int, values: dict[Node, Value], record: Record) -> Value:
-    """The value of one operator call, by its rule."""
+def _apply(node: Node, number: int, values: dict[Node, Value], record: Record) -> Value | list[Value]:
+    """The value of one operator call, by its rule; several where the operator returns a list."""
     call = _call(node, values, record)
     rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_"))  # relu_ is relu
     if rule is None:
@@ -123,6 +131,8 @@ def _apply(node: Node, number: int, values: dict[Node, Value], record: Record) -
         )
     read = [values[argument] for argument in node.all_input_nodes if argument in values]
     value = rule(call)
+    if isinstance(value, list):
+        return value
     inherited = any(one.shared and one.space == value.space for one in read)
     value = replace(
         value,

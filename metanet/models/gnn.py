@@ -33,6 +33,7 @@ from metanet.views.graph import (
     block_codes,
     blocked,
     fixed_positions,
+    link_ends,
     space_codes,
     tap_layers,
     tap_slots,
@@ -94,9 +95,9 @@ class GNN(nn.Module):
         self.node_scale = Standardise(node_features)
         self.node_in = nn.Linear(node_features + SPACE_CODES + POSITION_CODES, width)
         self.block_in = nn.Linear(BLOCK_CODES + 1, edge_width)
-        linked = any(template.links for template in schema.templates.values())
+        links = sorted({link.kind for template in schema.templates.values() for link in template.links})
         self.layers = nn.ModuleList(
-            Layer(width, edge_width, self.statistics, reverse_edges, edge_updates, linked) for _ in range(depth)
+            Layer(width, edge_width, self.statistics, reverse_edges, edge_updates, links) for _ in range(depth)
         )
         num_facts = BLOCK_FEATURES + UNIT_FEATURES
         self.scale, self.rank = Standardise(num_facts), Rank(num_facts)
@@ -233,14 +234,14 @@ class Layer(nn.Module):
         statistics: tuple[str, ...],
         reverse: bool,
         edge_updates: bool,
-        linked: bool,
+        links: Iterable[str],
     ):
         super().__init__()
         self.statistics, self.reverse, self.width = statistics, reverse, width
         self.norm = nn.LayerNorm(width)
         self.ends = nn.Linear(width, 2 * edge_width, bias=False)  # A and B
         self.edge = nn.Linear(edge_width, edge_width)
-        self.link = nn.Linear(width, width, bias=False) if linked else None
+        self.links = nn.ModuleDict({kind: nn.Linear(width, width, bias=False) for kind in links})
         pooled = len(statistics) * edge_width
         self.along = nn.Linear(pooled, width, bias=False)
         self.against = nn.Linear(pooled, width, bias=False) if reverse else None
@@ -268,14 +269,15 @@ class Layer(nn.Module):
             if self.edge_update is not None:
                 e = e + self.edge_update(rearrange(messages, "n g o i d -> n (g o) i d"))
             new_edges.append(e)
-        for link in template.links:
-            if self.link is None or nodes[link.source].shape != nodes[link.target].shape:
+        for link, ends in zip(template.links, link_ends(template, nodes[0].device), strict=True):
+            if link.kind not in self.links:
                 raise ValueError(
                     f"the net has a link {link.kind!r} from {template.spaces[link.source].name} to "
-                    f"{template.spaces[link.target].name}; this gnn reads links between spaces of one size, and only "
-                    f"if it was trained on nets with links"
+                    f"{template.spaces[link.target].name}; this gnn was trained on nets without such links"
                 )
-            inbox[link.target] = inbox[link.target] + self.link(normed[link.source])
+            source, target = ends.T
+            carried = self.links[link.kind](normed[link.source])[:, source]
+            inbox[link.target] = inbox[link.target].index_add(1, target, carried)
         return [x + self.update(message) for x, message in zip(nodes, inbox, strict=True)], new_edges
 
 

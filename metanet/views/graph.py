@@ -25,7 +25,7 @@ from torch_geometric.data import Batch, Data
 from metanet.arch.template import VECTOR_DEFAULTS, VECTOR_ROLES, Template
 from metanet.views.codes import BLOCK_CODES, POSITION_CODES, SPACE_CODES, block_codes, fixed_positions, space_codes
 from metanet.views.taps import GRID, tap_layers, tap_slots
-from metanet.views.wiring import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, NODE_COLUMNS, wiring
+from metanet.views.wiring import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, NODE_COLUMNS, link_ends, wiring
 
 __all__ = [
     "BLOCK_CODES",
@@ -41,6 +41,7 @@ __all__ = [
     "blocked",
     "fixed_positions",
     "graph_of",
+    "link_ends",
     "networkx_of",
     "space_codes",
     "sparse",

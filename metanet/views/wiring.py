@@ -24,8 +24,16 @@ from metanet.views.codes import (
 from metanet.views.once import once_per_object
 from metanet.views.taps import GRID, bins, grid_of, slots, tap_layers, tap_slots
 
-# Parameter-free connections: of node i with node i; "flatten" of a channel with each of its positions.
-LINKS = ("identity", "add", "mul", "flatten")
+# Parameter-free connections, each with its attributes: of node i with node i; "flatten" of a channel with each of its
+# positions; "cat" of all nodes with some of the target's, "slice" of some nodes with all of the target's.
+LINKS = {
+    "identity": (),
+    "add": (),
+    "mul": (),
+    "flatten": ("taps", "taps_first"),
+    "cat": ("start",),
+    "slice": ("start", "step"),
+}
 EDGE_TYPES = ("weight", "weight_reversed", *(f"{k}{way}" for k in LINKS for way in ("", "_reversed")))
 NODE_COLUMNS = (*VECTOR_ROLES, *SPACE_COLUMNS, *(f"position.bit{i}" for i in range(POSITION_CODES)))
 EDGE_COLUMNS = (
@@ -120,25 +128,48 @@ def _edge_of_weight(block: Block) -> Int64[Tensor, " params"]:
     return (torch.arange(out * inputs)[:, None] * len(layers) + layer).flatten()
 
 
-def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _Edges:
-    """Node i to node i; for "flatten" each channel to its positions, with a tap of 1 where the position lies."""
+@once_per_object
+def link_ends(template: Template, device: Device = None) -> list[Int64[Tensor, "_ 2"]]:
+    """Of each link [edges, 2]: the nodes that it connects, within their spaces (source, target).
+
+    Raises:
+        ValueError: a link, or an attribute of one, that the graph cannot express.
+    """
+    return [_ends(link, template).to(device) for link in template.links]
+
+
+def _ends(link: Link, template: Template) -> Int64[Tensor, "edges 2"]:
     size, target_size = (template.spaces[i].size for i in (link.source, link.target))
-    if link.kind == "flatten" and set(link.attributes) == {"taps", "taps_first"}:
-        grid = grid_of(link.attributes["taps"], str(link))
-        slot, within = slots(*grid), bins(*grid)
-    elif link.kind in ("identity", "add", "mul") and not link.attributes:
-        slot, within = None, torch.zeros(1, 2, dtype=torch.long)
-    else:
+    if set(link.attributes) != set(LINKS.get(link.kind, ("?",))):
         raise ValueError(f"{link}: the graph has no edges for this link; expected one of {', '.join(LINKS)}")
-    if size * len(within) != target_size:
-        raise ValueError(f"{link}: {size} nodes with {len(within)} positions each cannot meet {target_size} nodes")
-    channel, position = torch.cartesian_prod(torch.arange(size), torch.arange(len(within))).T
-    place = position * size + channel if link.attributes.get("taps_first") else channel * len(within) + position
-    taps = torch.zeros(target_size, GRID * GRID)
-    if slot is not None:
-        taps[torch.arange(target_size), slot[position]] = 1.0
-    codes = torch.cat([taps, torch.zeros(target_size, len(BLOCK_COLUMNS)), within[position].float()], dim=1)
-    return _edges(torch.stack([channel, place], dim=1) + first[[link.source, link.target]], codes, number, link.kind)
+    positions = math.prod(link.attributes.get("taps", ()))
+    start, step = (link.attributes.get(name, default) for name, default in (("start", 0), ("step", 1)))
+    count = target_size if link.kind == "slice" else size
+    last = start + (count - 1) * step
+    fits = last < max(size, target_size) if link.kind in ("cat", "slice") else size * positions == target_size
+    if not fits:
+        raise ValueError(f"{link}: {size} nodes with {positions} positions each cannot meet {target_size} nodes")
+    nodes, place = torch.cartesian_prod(torch.arange(count), torch.arange(positions)).T
+    if link.kind == "slice":
+        ends = (start + step * nodes, nodes)
+    elif link.attributes.get("taps_first"):
+        ends = (nodes, place * size + nodes)
+    else:
+        ends = (nodes, start + nodes * positions + place)
+    return torch.stack(ends, dim=1)
+
+
+def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _Edges:
+    """The edges of a link; those of "flatten" have a tap of 1 where the position lies."""
+    ends = _ends(link, template)
+    taps, within = torch.zeros(len(ends), GRID * GRID), torch.zeros(len(ends), 2)
+    if link.kind == "flatten":
+        grid = grid_of(link.attributes["taps"], str(link))
+        position = torch.arange(math.prod(grid)).repeat(template.spaces[link.source].size)
+        taps[torch.arange(len(ends)), slots(*grid)[position]] = 1.0
+        within = bins(*grid)[position].float()
+    codes = torch.cat([taps, torch.zeros(len(ends), len(BLOCK_COLUMNS)), within], dim=1)
+    return _edges(ends + first[[link.source, link.target]], codes, number, link.kind)
 
 
 def _edges(ends: Tensor, codes: Tensor, number: int, kind: str) -> _Edges:

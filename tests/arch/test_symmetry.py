@@ -1,6 +1,7 @@
 """Sampled permutations keep the function; what is no symmetry changes it; the group is as large as by hand."""
 
 import dataclasses
+import importlib
 import math
 
 import pytest
@@ -218,3 +219,49 @@ def test_a_tensor_of_another_shape_is_refused_by_name(shape, nets, message):
     permute = trace(small_net(), IMAGE).symmetry.sample(torch.Generator(), nets=nets)
     with pytest.raises(ValueError, match=message):
         permute({"0.weight": torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    ("middle", "sizes"),
+    [
+        (nn.LayerNorm(6), [6]),
+        (nn.RMSNorm(6), [6]),
+        (nn.GroupNorm(3, 6), [3, 2, 2, 2]),  # a wreath product: groups, and the members of each
+        (nn.GroupNorm(1, 6), [6]),
+        (nn.GLU(1), [3]),  # value and gate move together
+    ],
+    ids=["layer", "rms", "group", "one group", "glu"],
+)
+def test_what_a_norm_or_gate_leaves_free_is_as_large_as_by_hand(middle, sizes):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 6), middle, nn.Tanh(), nn.LazyLinear(2))
+    net(torch.zeros(2, 3))
+    template = trace(net, torch.zeros(2, 3))
+    assert template.symmetry.log10_order == pytest.approx(log10_factorials(*sizes))
+    assert check_symmetry(template, net, torch.zeros(2, 3)) <= 1e-10
+
+
+# log10 of the group's order, from formulas by hand (sum over channel sets of log10 n!)
+PUBLIC = {
+    "resnet.resnet18": 5934.493,
+    "preresnet.preresnet18": 5934.493,
+    "seresnet.seresnet18": 6043.946,
+    "mobilenetv2.mobilenetv2_w1": 21151.846,
+    "resnext.resnext50_32x4d": 24223.063,
+    "densenet.densenet121": 16536.531,
+    "efficientnet.efficientnet_b0": 27049.629,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_networks_have_the_group_that_was_counted_by_hand(name):
+    pytest.importorskip("pytorchcv")
+    module, _, factory = name.partition(".")
+    torch.manual_seed(0)
+    net = getattr(importlib.import_module(f"pytorchcv.models.{module}"), factory)()
+    image = torch.zeros(1, 3, 224, 224)
+    template = trace(net, image)
+    assert template.coverage() == 1
+    assert template.symmetry.log10_order == pytest.approx(PUBLIC[name], abs=1e-3)
+    assert check_symmetry(template, net, image, samples=1) <= 1e-10

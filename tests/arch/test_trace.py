@@ -1,10 +1,12 @@
 """trace: what becomes of a module, what is refused, and that the module stays as it was."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import metanet
@@ -19,6 +21,17 @@ IMAGES = torch.zeros(2, 3, 8, 8)
 
 def kinds(template):
     return [[operation.kind for operation in space.operations] for space in template.spaces]
+
+
+class Branches(nn.Module):
+    """Two convolutions, joined by a function."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.left, self.right, self.join = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 6, 3), join
+
+    def forward(self, x):
+        return self.join(self.left(x), self.right(x))
 
 
 def conv_net(*between, out=6):
@@ -97,6 +110,13 @@ def test_functional_code_is_seen_like_modules():
         (nn.Conv2d(3, 4, (1, 3)), nn.Conv2d(3, 4, (3, 1))),
         (nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(3, 4, 3)),
         (conv_net(nn.Conv2d(6, 6, 1, groups=2)), conv_net(nn.Conv2d(6, 6, 1, groups=3))),
+        (conv_net(nn.GroupNorm(2, 6)), conv_net(nn.GroupNorm(3, 6))),
+        (conv_net(nn.GroupNorm(2, 6)), conv_net(nn.GroupNorm(2, 6, eps=1e-3))),
+        (conv_net(nn.GroupNorm(2, 6)), conv_net(nn.BatchNorm2d(6, affine=True, track_running_stats=True))),
+        (Branches(lambda a, b: torch.cat([a, b], 1)), Branches(lambda a, b: torch.cat([b, a], 1))),
+        (Branches(lambda a, b: a[:, ::2] + b[:, 1::2]), Branches(lambda a, b: a[:, 1::2] + b[:, ::2])),
+        (Branches(lambda a, b: a[:, ::2] + b[:, ::2]), Branches(lambda a, b: a[:, :3] + b[:, :3])),
+        (Branches(lambda a, b: a * b.mean((2, 3), True)), Branches(lambda a, b: a.mean((2, 3), True) * b)),
     ],
 )
 def test_nets_that_differ_in_what_weights_do_not_show_have_different_templates(one, other):
@@ -252,3 +272,27 @@ def test_a_number_added_or_multiplied_is_an_operation():
 
     operations = trace(Scaled(), torch.zeros(2, 3)).spaces[1].operations
     assert operations[-2:] == (Operation("mul", {"value": 2.0}), Operation("add", {"value": -0.5}))
+
+
+def test_parts_are_linked_to_the_whole_with_their_place():
+    template = trace(Branches(lambda a, b: torch.cat([a, b], 1)[:, 2::5]), IMAGES)
+    links = [(link.kind, link.source, link.target, dict(link.attributes)) for link in template.links]
+    assert links == [
+        ("cat", 1, 3, {"start": 0}),
+        ("cat", 2, 3, {"start": 6}),
+        ("slice", 3, 4, {"start": 2, "step": 5}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("join", "message"),
+    [
+        (lambda a, b: torch.cat([a, b], 2), "works along axis 2, which is not the axis of the channels"),
+        (lambda a, b: torch.cat([a.flatten(1), b.flatten(1)], 1), "joins flattened grids"),
+        (lambda a, b: a * b[:, :1], "spreads one channel over all"),
+        (lambda a, b: nn.functional.layer_norm(a + b, (6, 6)), "normalises over 2 axes; there is a rule for one"),
+    ],
+)
+def test_a_join_without_a_rule_is_refused(join, message):
+    with pytest.raises(UnsupportedOperator, match=message):
+        trace(Branches(join), IMAGES)
