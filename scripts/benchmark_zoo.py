@@ -1,11 +1,11 @@
 """How fast a population trains, beside loops that train its nets one by one, and the limits of the machine.
 
-    python scripts/benchmark_zoo.py [nets=[small_cnn,nws_cnn,mlp]] [batch_size=64] [device=cuda] [out=zoo.md]
+    python scripts/benchmark_zoo.py [families=[small_cnn,nws_cnn,mlp]] [batch_size=64] [device=cuda] [out=zoo.md]
 
 Three ways to train the same nets on the same random images of 28 x 28: "plain" is the loop as one writes it (one
 process with all cores, the ordinary allocator, nn.Module and torch.optim); "tuned" is the best such loop (a process per
 core, one thread each, fused optimizer, tuned allocator); "stacked" is what make_zoo.py does. The ways take turns, and
-the median of the rounds counts. Takes one to two minutes on two cores that are otherwise idle.
+the median of the rounds counts. Takes two to three minutes on two cores that are otherwise idle.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from metanet.reporting.tables import Cell, Column, Table, print_to, to_markdown
 from metanet.zoo import nets, optimisers, plan, sizes
 from metanet.zoo.feed import standardise
 from metanet.zoo.fit import Training
+from metanet.zoo.hyperparameters import NEUTRAL
 from metanet.zoo.images import Images
 from metanet.zoo.spec import Net
 
@@ -46,6 +47,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "dense_width": 128,
     },
     "mlp": {"batch_norm": False, "depth": 2, "width": 64},
+    "model_zoos_cnn": {"variant": "cnn"},
+    "resnet": {"depth": 8, "width": 8, "norm": "batch"},
 }
 WAYS = ("plain", "tuned", "stacked")
 NUM_IMAGES = 8192
@@ -53,7 +56,7 @@ NUM_IMAGES = 8192
 
 @dataclass
 class Options:
-    nets: list[str] = field(default_factory=lambda: list(ARCHITECTURES), metadata={"help": "families"})
+    families: list[str] = field(default_factory=lambda: list(ARCHITECTURES), metadata={"help": "of nets"})
     batch_size: int = field(default=64, metadata={"help": "images per net and step"})
     optimizer: str = field(default="adam", metadata={"help": "of every net"})
     activations: list[str] = field(default_factory=lambda: ["relu"], metadata={"help": "shared out between the nets"})
@@ -73,15 +76,15 @@ def main(options: Options) -> dict[str, dict[str, float]]:
         ValueError: an unknown family, optimizer or activation.
     """
     for found, known in (
-        (options.nets, ARCHITECTURES),
+        (options.families, ARCHITECTURES),
         ([options.optimizer], optimisers.OPTIMIZERS),
         (options.activations, nets.ACTIVATIONS),
     ):
         if unknown := set(found) - set(known):
             raise ValueError(f"{', '.join(sorted(unknown))} on the command line: expected some of {', '.join(known)}")
     rates: dict[str, dict[str, float]] = {}
-    with progress("benchmark", len(options.nets) * options.rounds * len(WAYS), "measurements") as advance:
-        for name in options.nets:
+    with progress("benchmark", len(options.families) * options.rounds * len(WAYS), "measurements") as advance:
+        for name in options.families:
             rates[name] = measure(name, options, lambda way, name=name: advance(1, f"{name} {way}"))
     gemm, copy = machine.sgemm_rate(options.device), machine.memcpy_rate(options.device)
     text = (
@@ -191,7 +194,7 @@ def group_of(name: str, options: Options) -> plan.Group:
     count, kinds = _stack(options), options.activations
     members = []
     for number in range(count):
-        hyperparameters = {
+        hyperparameters = NEUTRAL | {
             "optimizer": options.optimizer,
             "learning_rate": 1e-3,
             "batch_size": options.batch_size,

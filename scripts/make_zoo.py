@@ -3,6 +3,7 @@
     python scripts/make_zoo.py spec=zoo_specs/demo.yaml out=zoos/demo
     python scripts/make_zoo.py spec=zoo_specs/demo.yaml plan=true                  # what it will take
     python scripts/make_zoo.py spec=zoo_specs/demo.yaml out=zoos/tiny override.num_nets=64 override.images=[mnist]
+    python scripts/make_zoo.py spec=zoo_specs/demo.yaml out=zoos/mnist images=[mnist]    # with the sets at hand alone
     python scripts/make_zoo.py spec=... out=... override.hyperparameters.dropout=[0,.3]
 
 Image sets are read from $METANET_DATA, else ./data; `make data` gets them. docs/zoo.md explains specs and zoos.
@@ -27,11 +28,14 @@ class Options:
     processes: int | None = field(default=None, metadata={"help": "workers on the CPU (one per core)"})
     executor: str = field(default="local", metadata={"help": "where groups are trained"})
     plan: bool = field(default=False, metadata={"help": "print the plan and train nothing"})
+    images: list[str] | None = field(default=None, metadata={"help": "those of the spec's image sets (all)"})
     override: dict[str, Any] = field(default_factory=dict, metadata={"help": "fields of the spec: override.seed=1"})
 
 
 def main(options: Options) -> None:
     spec = load_spec(options.spec, options.override)
+    if options.images is not None:
+        spec = spec.restricted(options.images)
     out = options.out or f"zoos/{spec.name}"
     if options.plan:
         print(sizes.summary(plan.plan(spec.nets(), plan.STACK.get(options.device.split(":")[0], 1))))

@@ -38,6 +38,7 @@ class Feed:
         for row, net in enumerate(group.nets):
             by_set.setdefault(net.image_set, []).append(row)
         self._sets = [(images[name], torch.tensor(rows, device=device)) for name, rows in by_set.items()]
+        self._noisy = self._noisy_labels()
         self._order: tuple[int, Int64[Tensor, "nets images"]] | None = None
         for image_set, _ in self._sets:
             found, expected = tuple(image_set.train.shape[1:]), tuple(group.arch["image_shape"])
@@ -64,6 +65,24 @@ class Feed:
                 images[self._augmented] = augment(images[self._augmented], keys[self._augmented])
         return standardise(images), labels
 
+    def _noisy_labels(self) -> Int64[Tensor, "nets images"] | None:
+        """The training labels where any net has label noise: each is, so likely, one of the other classes instead.
+
+        Always the same one for a net and image. Source: Zhang et al. (2017), arXiv:1611.03530, with the true class left
+        out.
+        """
+        noise = torch.tensor([[net.hyperparameters["label_noise"]] for net in self.group.nets], device=self.device)
+        if not noise.any():
+            return None
+        labels = torch.empty(len(self.nets), self.group.train_images, dtype=torch.int64, device=self.device)
+        classes = torch.empty_like(self.nets)[:, None]
+        for images, rows in self._sets:
+            labels[rows], classes[rows] = images.train_labels[: self.group.train_images], images.num_classes
+        keys = seeding.keys(self.seed, self.nets, "label_noise")
+        chance, choice = seeding.uniform(keys, 2, self.group.train_images).unbind(1)
+        other = (labels + 1 + (choice * (classes - 1)).long()) % classes
+        return torch.where(chance < noise, other, labels)
+
     def evaluation(
         self, part: str
     ) -> Iterator[tuple[Float[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"], Tensor]]:
@@ -87,10 +106,12 @@ class Feed:
         """The images and labels at `index` of each net's own image set."""
         tensors = [(getattr(images, part), getattr(images, f"{part}_labels"), rows) for images, rows in self._sets]
         if len(tensors) == 1:
-            pixels, labels, _ = tensors[0]
-            return pixels[index], labels[index]
-        chosen_pixels = tensors[0][0].new_empty((*index.shape, *self.group.arch["image_shape"]))
-        chosen_labels = torch.empty_like(index)
-        for pixels, labels, rows in tensors:
-            chosen_pixels[rows], chosen_labels[rows] = pixels[index[rows]], labels[index[rows]]
+            chosen_pixels, chosen_labels = tensors[0][0][index], tensors[0][1][index]
+        else:
+            chosen_pixels = tensors[0][0].new_empty((*index.shape, *self.group.arch["image_shape"]))
+            chosen_labels = torch.empty_like(index)
+            for pixels, labels, rows in tensors:
+                chosen_pixels[rows], chosen_labels[rows] = pixels[index[rows]], labels[index[rows]]
+        if part == "train" and self._noisy is not None:
+            chosen_labels = self._noisy.gather(1, index)
         return chosen_pixels, chosen_labels

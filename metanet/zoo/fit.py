@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metanet import seeding
-from metanet.zoo import nets as families
+from metanet.zoo import nets, schedules
 from metanet.zoo.feed import Feed
 from metanet.zoo.images import Images
+from metanet.zoo.initialisations import initialise
 from metanet.zoo.optimisers import StackOptimizer
 from metanet.zoo.plan import Group
 from metanet.zoo.stack import Stack
@@ -78,9 +79,9 @@ class Training:
             values = [net.hyperparameters[name] for net in group.nets]
             return torch.tensor(values, dtype=dtype, device=device)
 
-        module = families.build(group.arch)
+        module = nets.build(group.arch)
         self.stack = Stack(module, self._names("activation"), each("dropout"))
-        fresh = families.initialise(group.arch, self._names("initialisation"), self._keys("initialisation", 0))
+        fresh = initialise(group.arch, self._names("initialisation"), self._keys("initialisation", 0), self._std())
         self.state_names = list(fresh)
         names = [name for name, _ in module.named_parameters()]
         self.weights = torch.cat([fresh[name].flatten(1) for name in names], 1).to(dtype)
@@ -98,9 +99,15 @@ class Training:
         self.optimizer = StackOptimizer(self._names("optimizer"), each("weight_decay"), self.weights)
         self.first_rate = each("learning_rate")
         self.rate_decay = torch.tensor([net.learning_rate_decay for net in group.nets], dtype=dtype, device=device)
+        smoothing, clip = each("label_smoothing"), each("gradient_clip")
+        self.smoothing = smoothing[:, None] if smoothing.any() else None
+        self.largest_norm = torch.where(clip > 0, clip, torch.inf) if clip.any() else None
 
     def _names(self, hyperparameter: str) -> list[str]:
         return [str(net.hyperparameters[hyperparameter]) for net in self.group.nets]
+
+    def _std(self) -> Tensor:
+        return torch.tensor([net.hyperparameters["initial_std"] for net in self.group.nets], device=self.feed.device)
 
     def _keys(self, purpose: str, step: int) -> Tensor:
         return seeding.keys(self.seed, self.feed.nets, purpose, step)
@@ -110,10 +117,13 @@ class Training:
         images, labels = self.feed.train(self.done)
         before = {name: value.clone() for name, value in self.buffers.items()}
         logits = self.stack(self.parameters | self.buffers, images, self._keys("dropout", self.done))
-        losses = F.cross_entropy(logits, labels, reduction="none").mean(1)
+        losses = self._losses(logits, labels).mean(1)
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
         torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=self.gradients)
-        rate = self.first_rate * self.rate_decay ** (self.done // self.group.steps_per_epoch)
+        if self.largest_norm is not None:
+            self.gradients *= _shrink(self.gradients, self.largest_norm)[:, None]
+        epoch = self.done // self.group.steps_per_epoch
+        rate = self.first_rate * schedules.factors(self._names("schedule"), self.rate_decay, epoch, self.group.epochs)
         self.done += 1
         with torch.no_grad():
             self.optimizer.propose(self.weights, self.gradients, rate[:, None], self.done, out=self.proposed)
@@ -124,6 +134,13 @@ class Training:
             for name, value in self.buffers.items():
                 after = value if value.is_floating_point() else value + 1  # the counter of a batch norm's steps
                 torch.where(self.alive.view(-1, *[1] * (value.dim() - 1)), after, before[name], out=value)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Float[Tensor, "nets batch"]:
+        """Cross-entropy, with label smoothing as in Szegedy et al. (2016)."""
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if self.smoothing is None:
+            return losses
+        return torch.lerp(losses, -logits.log_softmax(1).mean(1), self.smoothing)
 
     @torch.no_grad()
     def evaluate(self, part: str) -> tuple[Float[Tensor, " nets"], Float[Tensor, " nets"]]:
@@ -165,6 +182,11 @@ class Training:
         buffers = {f"buffer.{name}": value for name, value in self.buffers.items()}
         moments = {f"moment.{name}": value for name, value in self.optimizer.state().items()}
         return {"weights": self.weights, "alive": self.alive} | buffers | moments
+
+
+def _shrink(gradients: Float[Tensor, "nets params"], largest: Float[Tensor, " nets"]) -> Float[Tensor, " nets"]:
+    """By what factor each net's gradient is shortened, as in torch.nn.utils.clip_grad_norm_ of that net alone."""
+    return (largest / (gradients.norm(dim=1) + 1e-6)).clamp(max=1)
 
 
 def _copy(value: Tensor) -> Tensor:

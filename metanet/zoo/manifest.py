@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from metanet.zoo import disk, nets
+from metanet.zoo import disk
 from metanet.zoo.distributions import Check
+from metanet.zoo.families import FAMILIES
+from metanet.zoo.hyperparameters import HYPERPARAMETERS
 from metanet.zoo.plan import Group
-from metanet.zoo.spec import HYPERPARAMETERS, Net, Spec
+from metanet.zoo.spec import Net, Spec
 
 METRICS = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
 _PLACE = pa.schema(
@@ -36,22 +38,24 @@ _PLACE = pa.schema(
 
 def columns(spec: Spec) -> dict[str, list[str]]:
     """The manifest's columns by what they say; recorded in zoo.json."""
-    fields = {field: None for family in spec.architectures for field in nets.FAMILIES[family["family"]]}
+    fields = {field for family in spec.architectures for field in FAMILIES[family["family"]].FIELDS}
     return {
-        "hyperparameters": list(HYPERPARAMETERS),
-        "architecture": ["family", "batch_norm", *sorted(fields)],
+        "hyperparameters": [name for name in HYPERPARAMETERS if name in spec.hyperparameters],
+        "architecture": ["family", "batch_norm", *sorted(fields - {"batch_norm"})],
         "metrics": list(METRICS),
     }
 
 
 def schema(columns: Mapping[str, Sequence[str]]) -> pa.Schema:
     """The manifest's columns with their types."""
-    architecture = {"family": pa.string(), "batch_norm": pa.bool_()}
+    architecture = {"family": pa.string()} | {
+        name: _type(field.check) for family in FAMILIES.values() for name, field in family.FIELDS.items()
+    }
     return pa.schema(
         [
             *_PLACE,
             *((name, _type(HYPERPARAMETERS[name])) for name in columns["hyperparameters"]),
-            *((name, architecture.get(name, pa.int64())) for name in columns["architecture"]),
+            *((name, architecture[name]) for name in columns["architecture"]),
             *((name, pa.float32()) for name in columns["metrics"]),
             ("sha256", pa.string()),
         ]

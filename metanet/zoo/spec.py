@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metanet import seeding
-from metanet.zoo import images, nets, optimisers
+from metanet.zoo import images, nets
 from metanet.zoo.distributions import (
-    BOOLEAN,
     Check,
     check_distribution,
     check_list,
@@ -33,17 +32,9 @@ from metanet.zoo.distributions import (
     one_of,
     real,
 )
+from metanet.zoo.families import FAMILIES
+from metanet.zoo.hyperparameters import HYPERPARAMETERS, NEUTRAL, REQUIRED
 
-HYPERPARAMETERS: dict[str, Check] = {
-    "optimizer": one_of(optimisers.OPTIMIZERS),
-    "learning_rate": real("a number above 0", lambda value: value > 0),
-    "batch_size": integer(1),
-    "activation": one_of(nets.ACTIVATIONS),
-    "initialisation": one_of(nets.INITIALISATIONS),
-    "augmentation": BOOLEAN,
-    "dropout": real("a number in [0, 1)", lambda value: 0 <= value < 1),
-    "weight_decay": real("a number of at least 0", lambda value: value >= 0),
-}
 NUMBERS: dict[str, Check] = {
     "name": Check(
         str,
@@ -71,7 +62,7 @@ class Net:
     arch: Mapping[str, Any]  # what metanet.zoo.nets.build takes
     arch_name: str
     image_set: str
-    hyperparameters: Mapping[str, Any]  # the keys of HYPERPARAMETERS
+    hyperparameters: Mapping[str, Any]  # all of HYPERPARAMETERS
     train_images: int  # trains on the first so many images of the set
     eval_images: int | None  # accuracies and losses on the first so many of either part; None = all
     epochs: int
@@ -115,6 +106,15 @@ class Spec:
         """SHA-256 of the canonical JSON."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
+    def restricted(self, names: Sequence[str]) -> Spec:
+        """The spec with only these of its image sets; the nets are as many, each drawing one of them.
+
+        Raises:
+            ValueError: none, or one that the spec does not have.
+        """
+        check_list(list(names), one_of(self.images), f"spec {self.name}: images=")
+        return replace(self, images=list(names))
+
     def nets(self) -> list[Net]:
         """Every net of the zoo: spread evenly over the architectures, all else drawn independently.
 
@@ -127,12 +127,13 @@ class Spec:
 
     def _net(self, net: int, arch: dict[str, Any]) -> Net:
         drawn = {
-            name: draw(self.hyperparameters[name], seeding.key(self.seed, "hyperparameter", name, net))
-            for name in HYPERPARAMETERS
+            name: draw(distribution, seeding.key(self.seed, "hyperparameter", name, net))
+            for name, distribution in self.hyperparameters.items()
         }
+        drawn = NEUTRAL | drawn
         image_set = draw(self.images, seeding.key(self.seed, "image_set", net))
         available = images.SETS[image_set].num_train
-        train_images = min(self.train_images or available, available)
+        train_images = int(min(self.train_images or available, available) * drawn["train_fraction"])
         found = Net(
             net=net,
             lineage=net,
@@ -215,10 +216,11 @@ def check_spec(raw: Mapping[Any, Any], where: str) -> Spec:
     check_list(raw["images"], one_of(images.SETS), f"{where}: images")
     check_list(raw["image_shape"], integer(1), f"{where}: image_shape", length=3)
     check_list(raw["snapshots"], FRACTION, f"{where}: snapshots")
-    check_mapping(raw["hyperparameters"], HYPERPARAMETERS, f"{where}: hyperparameters")
+    check_mapping(raw["hyperparameters"], REQUIRED, f"{where}: hyperparameters", optional=list(NEUTRAL))
     hyperparameters = {
         name: check_distribution(raw["hyperparameters"][name], check, f"{where}: hyperparameters.{name}")
         for name, check in HYPERPARAMETERS.items()
+        if name in raw["hyperparameters"]
     }
     if not isinstance(raw["architectures"], list) or not raw["architectures"]:
         raise ValueError(f"{where}: architectures: found {raw['architectures']!r}, expected a list of families")
@@ -248,8 +250,8 @@ def check_spec(raw: Mapping[Any, Any], where: str) -> Spec:
 
 def _check_family(raw: Any, where: str) -> dict[str, Any]:
     family = str(raw.get("family")) if isinstance(raw, dict) else ""
-    check_value(family, one_of(nets.FAMILIES), f"{where}.family")
-    checks = {name: integer(1) for name in nets.FAMILIES[family]} | {"batch_norm": BOOLEAN}
+    check_value(family, one_of(FAMILIES), f"{where}.family")
+    checks = {name: field.check for name, field in FAMILIES[family].FIELDS.items()}
     check_mapping(raw, ["family", *checks], where, optional=["weight"])
     check_value(raw.get("weight", 1), integer(1), f"{where}.weight")
     return raw | {name: check_distribution(raw[name], check, f"{where}.{name}") for name, check in checks.items()}

@@ -175,6 +175,11 @@ def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, call: _Call) -> Tensor:
     return y.view_as(call.x)
 
 
+def _group_norm(layer: nn.GroupNorm, call: _Call) -> Tensor:
+    groups = call.stack.nets * layer.num_groups
+    return F.group_norm(_pixels(call.x), groups, call.vector("weight"), call.vector("bias"), layer.eps)
+
+
 def _dropout(layer: nn.Dropout, call: _Call) -> Tensor:
     x, probability = call.x, call.stack.dropout
     if call.keys is None or probability is None:
@@ -200,7 +205,9 @@ _LAYER_RULES: dict[type[nn.Module], Callable[[Any, _Call], Tensor]] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
+    nn.GroupNorm: _group_norm,
     nn.Dropout: _dropout,
+    nn.Identity: lambda layer, call: call.x,
     nn.MaxPool2d: _pool,
     nn.AdaptiveAvgPool2d: _pool,
     nn.Flatten: lambda layer, call: _flatten(call),

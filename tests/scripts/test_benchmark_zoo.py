@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from metanet.zoo import nets, sizes
+from metanet.zoo.families import FAMILIES
 from metanet.zoo.optimisers import OPTIMIZERS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))  # where the worker processes find it too
@@ -17,7 +18,7 @@ BUILD = nets.build
 
 
 def test_every_family_and_optimizer_can_be_measured():
-    assert set(benchmark_zoo.ARCHITECTURES) == set(nets.FAMILIES)
+    assert set(benchmark_zoo.ARCHITECTURES) == set(FAMILIES)
     assert set(benchmark_zoo.TORCH_OPTIMIZERS) == set(OPTIMIZERS)
 
 
@@ -35,14 +36,14 @@ def test_the_plain_loop_trains_the_net_that_the_stack_trains(optimizer, monkeypa
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(ValueError, match="resnet on the command line: expected some of small_cnn, nws_cnn, mlp"):
-        benchmark_zoo.main(benchmark_zoo.Options(nets=["resnet"]))
+    with pytest.raises(ValueError, match="vgg on the command line: expected some of small_cnn, nws_cnn, mlp"):
+        benchmark_zoo.main(benchmark_zoo.Options(families=["vgg"]))
 
 
 @pytest.mark.slow
 def test_the_table_has_a_row_for_every_family(tmp_path, capsys):
     out = tmp_path / "zoo.md"
-    options = benchmark_zoo.Options(nets=["mlp"], stack=2, processes=1, seconds=0.05, rounds=1, out=str(out))
+    options = benchmark_zoo.Options(families=["mlp"], stack=2, processes=1, seconds=0.05, rounds=1, out=str(out))
     rates = benchmark_zoo.main(options)
     assert set(rates["mlp"]) == {"plain", "tuned", "stacked"}
     assert min(rates["mlp"].values()) > 0

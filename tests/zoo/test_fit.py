@@ -14,9 +14,12 @@ from metanet import seeding
 from metanet.zoo import nets
 from metanet.zoo.augment import augment
 from metanet.zoo.fit import Snapshot, Training, fit
+from metanet.zoo.hyperparameters import NEUTRAL
 from metanet.zoo.images import Images, load
+from metanet.zoo.initialisations import INITIALISATIONS, initialise
 from metanet.zoo.optimisers import OPTIMIZERS
 from metanet.zoo.plan import Group
+from metanet.zoo.schedules import SCHEDULES
 from metanet.zoo.spec import Net
 from metanet.zoo.stack import dropout_mask
 
@@ -36,6 +39,7 @@ USUAL = {
     "optimizer": "adam", "learning_rate": 0.01, "batch_size": 16, "activation": "relu", "initialisation": "he_normal",
     "augmentation": False, "dropout": 0.0, "weight_decay": 0.0,
 }  # fmt: skip
+USUAL = NEUTRAL | USUAL
 TORCH_OPTIMIZERS = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -105,12 +109,39 @@ class Masked(nn.Module):
         return x * dropout_mask(self.keys, self.layer, self.probability, *x.shape)[0]
 
 
+def torch_schedule(name: str, optimizer: torch.optim.Optimizer, net: Net) -> torch.optim.lr_scheduler.LRScheduler:
+    lr = torch.optim.lr_scheduler
+    if name == "exponential":
+        return lr.ExponentialLR(optimizer, net.learning_rate_decay)
+    if name == "cosine":
+        return lr.CosineAnnealingLR(optimizer, net.epochs)
+    if name == "step":
+        return lr.MultiStepLR(optimizer, [net.epochs // 2, 3 * net.epochs // 4], gamma=0.1)
+    if name == "linear":
+        return lr.LinearLR(optimizer, 1.0, 0.0, net.epochs)
+    assert name == "constant"
+    return lr.ConstantLR(optimizer, 1.0)
+
+
+def noisy_labels(net: Net, images: Images) -> Tensor:
+    """One image at a time."""
+    labels = images.train_labels.clone()
+    keys = seeding.keys(SEED, torch.tensor([net.net]), "label_noise")
+    chance, choice = seeding.uniform(keys, 2, net.train_images)[0].tolist()
+    for image in range(net.train_images):
+        if chance[image] < net.hyperparameters["label_noise"]:
+            others = [label % 10 for label in range(labels[image] + 1, labels[image] + 10)]
+            labels[image] = others[int(choice[image] * 9)]
+    return labels
+
+
 def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
     """One net in an ordinary loop: nn.Module, torch.optim, one batch at a time, in float64."""
     chosen = net.hyperparameters
     number = torch.tensor([net.net])
     module = nets.build(net.arch, activation=chosen["activation"])
-    fresh = nets.initialise(net.arch, [chosen["initialisation"]], seeding.keys(SEED, number, "initialisation"))
+    keys, std = seeding.keys(SEED, number, "initialisation"), torch.tensor([chosen["initial_std"]])
+    fresh = initialise(net.arch, [chosen["initialisation"]], keys, std)
     module.load_state_dict({name: value[0] for name, value in fresh.items()})
     masks = {
         name: Masked(name, chosen["dropout"]) for name, layer in module.named_modules() if type(layer) is nn.Dropout
@@ -120,7 +151,8 @@ def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
     module = module.double().train()
     rate, decay = chosen["learning_rate"], chosen["weight_decay"]
     optimizer = TORCH_OPTIMIZERS[chosen["optimizer"]](module.parameters(), lr=rate, weight_decay=decay)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, net.learning_rate_decay)
+    schedule = torch_schedule(chosen["schedule"], optimizer, net)
+    noisy = noisy_labels(net, images)
     step = 0
     for epoch in range(net.epochs):
         order = seeding.permutation(seeding.keys(SEED, number, "order", epoch), net.train_images)[0]
@@ -131,7 +163,10 @@ def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
             for mask in masks.values():
                 mask.keys = seeding.keys(SEED, number, "dropout", step)
             optimizer.zero_grad()
-            F.cross_entropy(module((x - 0.5) / 0.5), images.train_labels[batch]).backward()
+            smoothing = chosen["label_smoothing"]
+            F.cross_entropy(module((x - 0.5) / 0.5), noisy[batch], label_smoothing=smoothing).backward()
+            if chosen["gradient_clip"]:
+                nn.utils.clip_grad_norm_(module.parameters(), chosen["gradient_clip"])
             optimizer.step()
             step += 1
         schedule.step()
@@ -139,7 +174,7 @@ def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
     metrics: dict[str, float] = {}
     seen = net.eval_images or net.train_images
     for part, pixels, labels in (
-        ("train", images.train[:seen], images.train_labels[:seen]),
+        ("train", images.train[:seen], noisy[:seen]),
         ("test", images.test[: net.eval_images], images.test_labels[: net.eval_images]),
     ):
         logits = module((pixels.double() / 255 - 0.5) / 0.5)
@@ -184,7 +219,7 @@ def every_choice(
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_a_stack_equals_plain_loops(activation, batch_norm, images):
     """Every optimizer x activation x initialisation."""
-    arch, drawn = CNN | {"batch_norm": batch_norm}, [name for name in nets.INITIALISATIONS if name != "constant"]
+    arch, drawn = CNN | {"batch_norm": batch_norm}, [name for name in INITIALISATIONS if name != "constant"]
     changes = every_choice(activation, list(OPTIMIZERS), drawn, decay=0.0 if batch_norm else 0.01)
     assert_equals_the_plain_loop(group(changes, arch, steps=(2, 2)), images)
     assert_equals_the_plain_loop(
@@ -205,6 +240,43 @@ def test_a_stack_of_mixed_activations_and_image_sets_equals_plain_loops(batch_no
     assert_equals_the_plain_loop(group(changes, SMALL | {"batch_norm": batch_norm}, steps=(2, 2)), images)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("initial_std", [0.05, 0.3, 1.0]),
+        ("schedule", list(SCHEDULES)),
+        ("label_noise", [0.0, 0.2, 0.9]),
+        ("label_smoothing", [0.0, 0.1, 0.5]),
+        ("gradient_clip", [0.0, 0.05, 1.0, 1e6]),
+    ],
+)
+def test_every_further_hyperparameter_equals_torchs_and_acts(name, values, images):
+    changes: list[dict[str, Any]] = [{name: value, "initialisation": "normal", "optimizer": "sgd"} for value in values]
+    of = group([{**change, "net": 7} for change in changes], MLP, steps=(5, 2))
+    assert_equals_the_plain_loop(of, images)
+    weights = snapshots(of, images)[-1].state_dict["dense1.weight"]
+    assert all(not torch.allclose(weights[row], weights[0]) for row in range(1, len(values)) if values[row] != 1e6)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *({"family": "resnet", "depth": 8, "width": 4, "norm": norm} for norm in ("batch", "group", "layer", "none")),
+        {"family": "model_zoos_cnn", "variant": "cnn", "image_shape": [1, 20, 21]},
+        {"family": "model_zoos_cnn", "variant": "cnn3", "image_shape": [1, 22, 23]},
+    ],
+    ids=lambda arch: "-".join(str(value) for value in arch.values()),
+)
+def test_the_nets_of_further_families_equal_plain_loops(arch, images):
+    arch = {"image_shape": [1, 8, 8], "num_classes": 10} | arch
+    resized = {"digits": load("digits", shape=tuple(arch["image_shape"]))}
+    changes = [
+        {"optimizer": optimizer, "activation": activation, "learning_rate": 0.001, "dropout": 0.2}
+        for optimizer, activation in (("adam", "gelu"), ("momentum", "relu"), ("rmsprop", "tanh"), ("sgd", "silu"))
+    ]
+    assert_equals_the_plain_loop(group(changes, arch, steps=(1, 2)), resized)
+
+
 def test_in_float32_a_stack_follows_plain_loops(images):
     of = group([{"optimizer": optimizer, "activation": "tanh"} for optimizer in OPTIMIZERS], MLP)
     *_, last = snapshots(of, images, torch.float32)
@@ -222,7 +294,7 @@ def test_a_snapshot_has_the_state_of_the_module_and_the_metrics(images):
     assert set(last.metrics) == {"train_accuracy", "train_loss", "test_accuracy", "test_loss"}
     assert middle.state_dict["conv_norm1.num_batches_tracked"].tolist() == [6, 6]
     assert not any(torch.equal(first.state_dict[name], last.state_dict[name]) for name in first.state_dict)
-    fresh = nets.initialise(CNN, ["he_normal"] * 2, seeding.keys(SEED, torch.arange(2), "initialisation"))
+    fresh = initialise(CNN, ["he_normal"] * 2, seeding.keys(SEED, torch.arange(2), "initialisation"))
     assert all(torch.equal(value, fresh[name]) for name, value in first.state_dict.items())
 
 
@@ -258,8 +330,9 @@ def test_a_resume_state_holds_everything_that_matters(images):
     "wild", [{"learning_rate": 1e38}, {"optimizer": "sgd", "initialisation": "normal", "learning_rate": 1e30}]
 )
 def test_a_diverged_net_keeps_finite_weights_and_its_neighbours_do_not_notice(wild, images):
-    calm = group([{"optimizer": "adam"}] * 4)
-    with_wild = group([{}, {"optimizer": "adam"} | wild, {}, {}])
+    usual = {"gradient_clip": 0.5, "label_smoothing": 0.1, "label_noise": 0.1}
+    calm = group([{"optimizer": "adam"} | usual] * 4)
+    with_wild = group([usual, {"optimizer": "adam"} | usual | wild, usual, usual])
     for undisturbed, disturbed in zip(
         snapshots(calm, images, torch.float32), snapshots(with_wild, images, torch.float32), strict=True
     ):

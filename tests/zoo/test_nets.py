@@ -8,11 +8,14 @@ from torch import nn
 
 from metanet import seeding
 from metanet.zoo import nets
+from metanet.zoo.families import FAMILIES
+from metanet.zoo.initialisations import INITIALISATIONS, SCALED, initialise
 
 CNN = {"family": "nws_cnn", "image_shape": [1, 14, 14], "num_classes": 10, "batch_norm": True}
 CNN |= {"filter_size": 3, "conv_depth": 4, "conv_width": 4, "dense_depth": 2, "dense_width": 16}
 SMALL = {"family": "small_cnn", "image_shape": [1, 28, 28], "num_classes": 10, "batch_norm": False}
 SMALL |= {"conv_depth": 3, "conv_width": 16}
+RESNET = {"family": "resnet", "image_shape": [1, 8, 8], "num_classes": 10, "depth": 8, "width": 4, "norm": "batch"}
 MLP = {"family": "mlp", "image_shape": [1, 8, 8], "num_classes": 10, "batch_norm": False, "depth": 2, "width": 16}
 
 
@@ -43,6 +46,28 @@ def test_the_small_cnn_has_the_papers_number_of_values():
     assert numbers(SMALL) == 4970
 
 
+def test_the_model_zoos_cnns_have_the_papers_number_of_values():
+    """Schürholt et al. (2022): 2,464, 2,864 and 10,853."""
+    arch = {"family": "model_zoos_cnn", "num_classes": 10}
+    assert numbers(arch | {"variant": "cnn", "image_shape": [1, 28, 28]}) == 2464
+    assert numbers(arch | {"variant": "cnn", "image_shape": [3, 28, 28]}) == 2864
+    assert numbers(arch | {"variant": "cnn3", "image_shape": [3, 32, 32]}) == 10_853
+
+
+def test_the_residual_net_has_its_published_number_of_parameters():
+    """20 layers on CIFAR-10 with shortcuts of kind B, as counted in public implementations: 272,474."""
+    net = nets.build(RESNET | {"depth": 20, "width": 16, "image_shape": [3, 32, 32]})
+    assert sum(parameter.numel() for parameter in net.parameters()) == 272_474
+
+
+def test_a_field_means_the_same_kind_of_value_in_every_family():
+    """One column of the manifest holds it for all."""
+    kinds: dict[str, type] = {}
+    for family in FAMILIES.values():
+        for name, field in family.FIELDS.items():
+            assert kinds.setdefault(name, field.check.kind) is field.check.kind
+
+
 def test_extra_convolutions_go_to_the_later_blocks():
     names = [name for name, _ in nets.build(nws(3, 5, 2, 4, 64)).named_children() if name.startswith(("conv", "pool"))]
     order = [name for name in names if "_" not in name]
@@ -61,6 +86,7 @@ def test_every_image_size_gives_logits(side, channels, norm, family):
 def test_a_name_says_what_the_net_is():
     assert nets.arch_name(CNN) == "nws_cnn-f3-c4x4-d2x16-bn-1x14x14-10"
     assert nets.arch_name(MLP) == "mlp-2x16-1x8x8-10"
+    assert nets.arch_name(RESNET) == "resnet-8x4-batch-1x8x8-10"
 
 
 @pytest.mark.parametrize("activation", nets.ACTIVATIONS)
@@ -76,13 +102,13 @@ def test_activation_and_dropout_arrive(activation):
     [
         (
             {"family": "nws_cn"},
-            "expected one of nws_cnn, small_cnn, mlp; did you mean nws_cnn?",
+            "expected one of mlp, model_zoos_cnn, nws_cnn, resnet, small_cnn; did you mean nws_cnn?",
         ),
         ({"filter_size": 4}, "expected an odd filter_size"),
         ({"filter_size": 0}, "found filter_size 0, expected an integer of at least 1"),
         ({"conv_depth": 2}, "expected conv_depth of at least 3"),
         ({"dense_depth": 6}, "can be halved 5 times"),
-        ({"image_shape": [8, 8]}, "found image_shape [8, 8], expected three sizes"),
+        ({"image_shape": [8, 8]}, "found image_shape [8, 8] and 10 classes, expected three sizes"),
         ({"depth": 2}, "found the fields"),
     ],
 )
@@ -98,6 +124,27 @@ def test_an_image_that_the_small_cnn_would_shrink_to_nothing_is_refused():
         nets.build(SMALL | {"image_shape": [1, 15, 14]})
 
 
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        (RESNET | {"depth": 9}, "expected depth of 8, 14 or 20"),
+        (RESNET | {"norm": "group", "width": 6}, "expected a width that is a multiple of 4 for group norm"),
+        (RESNET | {"norm": "instance"}, "found norm 'instance', expected one of batch, group, layer, none"),
+        (
+            {"family": "model_zoos_cnn", "variant": "cnn", "image_shape": [1, 19, 28], "num_classes": 10},
+            "expected images of at least 20 x 20 pixels",
+        ),
+        (
+            {"family": "model_zoos_cnn", "variant": "cnn3", "image_shape": [1, 28, 21], "num_classes": 10},
+            "expected images of at least 22 x 22 pixels",
+        ),
+    ],
+)
+def test_sizes_that_make_no_net_are_refused_by_their_family(arch, message):
+    with pytest.raises(ValueError, match=message):
+        nets.build(arch)
+
+
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match=r"unknown activation 'rleu', expected one of .*; did you mean relu\?"):
         nets.build(CNN, activation="rleu")
@@ -105,14 +152,14 @@ def test_an_unknown_activation_is_refused():
 
 def fresh(schemes: list[str], arch: dict = CNN, first: int = 0) -> dict:
     keys = seeding.keys(0, torch.arange(first, first + len(schemes)), "initialisation")
-    return nets.initialise(arch, schemes, keys)
+    return initialise(arch, schemes, keys)
 
 
 def test_a_fresh_stack_loads_into_modules():
-    stacked = fresh(list(nets.INITIALISATIONS))
+    stacked = fresh(list(INITIALISATIONS))
     module = nets.build(CNN)
     assert list(stacked) == list(module.state_dict())
-    for row in range(len(nets.INITIALISATIONS)):
+    for row in range(len(INITIALISATIONS)):
         module.load_state_dict({name: value[row] for name, value in stacked.items()})
     assert stacked["conv1.bias"].abs().max() == 0
     assert (stacked["conv_norm1.weight"] == 1).all()
@@ -120,19 +167,23 @@ def test_a_fresh_stack_loads_into_modules():
 
 
 def test_a_net_starts_the_same_in_any_company():
-    schemes = list(nets.INITIALISATIONS)
+    schemes = list(INITIALISATIONS)
     together = fresh(schemes)
     for row, scheme in enumerate(schemes):
         alone = fresh([scheme], first=row)
         assert all(torch.equal(value[row], alone[name][0]) for name, value in together.items())
 
 
-@pytest.mark.parametrize("scheme", ["normal", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"])
+@pytest.mark.parametrize(
+    "scheme", ["normal", "truncated_normal", "uniform", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal"]
+)
 def test_initial_weights_have_the_spread_of_torchs(scheme):
     """torch.nn.init is the oracle, on a convolution and on a dense layer."""
     stacked = fresh([scheme] * 4, CNN | {"conv_width": 16, "dense_width": 128})
     oracle = {
         "normal": nn.init.normal_,
+        "truncated_normal": nn.init.trunc_normal_,
+        "uniform": nn.init.uniform_,
         "glorot_uniform": nn.init.xavier_uniform_,
         "glorot_normal": nn.init.xavier_normal_,
         "he_uniform": lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
@@ -153,3 +204,12 @@ def test_orthogonal_weights_are_orthogonal_and_constant_ones_are_constant():
         gram = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
         torch.testing.assert_close(gram, torch.eye(len(gram), dtype=torch.float64), atol=1e-5, rtol=0)
         assert (stacked[name][1] == 0.1).all()
+
+
+def test_the_standard_deviation_scales_the_normal_schemes_alone():
+    schemes = list(INITIALISATIONS)
+    keys = seeding.keys(0, torch.arange(len(schemes)), "initialisation")
+    plain, scaled = (initialise(CNN, schemes, keys, std) for std in (None, torch.full((len(schemes),), 0.25)))
+    for row, scheme in enumerate(schemes):
+        factor = 0.25 if scheme in SCALED else 1.0
+        assert torch.equal(scaled["conv1.weight"][row], plain["conv1.weight"][row] * factor), scheme

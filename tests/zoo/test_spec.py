@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from metanet.zoo import nets
 from metanet.zoo.distributions import draw
-from metanet.zoo.spec import HYPERPARAMETERS, check_spec, load_spec
+from metanet.zoo.hyperparameters import HYPERPARAMETERS, NEUTRAL
+from metanet.zoo.manifest import columns
+from metanet.zoo.spec import check_spec, load_spec
 
 SHIPPED = sorted(Path("zoo_specs").glob("*.yaml"))
 
@@ -39,16 +41,20 @@ def test_the_same_spec_gives_the_same_nets_wherever_it_is_drawn(tiny_spec):
     assert spec.hash() == "f7c7bd67e6bfbbaceab5140f74cce462b4c948b3f052b6b8e9475c95f7fee539"
     net = spec.nets()[5]
     assert net.arch_name == "mlp-2x8-bn-1x8x8-10"
-    assert net.hyperparameters == {
-        "optimizer": "adam",
-        "learning_rate": 0.00261745,
-        "batch_size": 64,
-        "activation": "tanh",
-        "initialisation": "glorot_uniform",
-        "augmentation": True,
-        "dropout": 0.2,
-        "weight_decay": 0.0,
-    }
+    assert (
+        net.hyperparameters
+        == {
+            "optimizer": "adam",
+            "learning_rate": 0.00261745,
+            "batch_size": 64,
+            "activation": "tanh",
+            "initialisation": "glorot_uniform",
+            "augmentation": True,
+            "dropout": 0.2,
+            "weight_decay": 0.0,
+        }
+        | NEUTRAL
+    )
 
 
 def test_another_seed_gives_other_nets(tiny_spec):
@@ -163,3 +169,34 @@ def test_hyperparameters_are_all_drawn(tiny_spec):
     for net in check_spec(tiny_spec, "here").nets():
         assert set(net.hyperparameters) == set(HYPERPARAMETERS)
         assert all(type(value) is HYPERPARAMETERS[name].kind for name, value in net.hyperparameters.items())
+
+
+def test_a_hyperparameter_with_a_neutral_value_changes_nothing_until_it_is_named(tiny_spec):
+    plain = check_spec(tiny_spec, "here")
+    tiny_spec["hyperparameters"]["label_noise"] = [0.1, 0.2]
+    named = check_spec(tiny_spec, "here")
+    assert named.hash() != plain.hash()
+    for before, after in zip(plain.nets(), named.nets(), strict=True):
+        assert before.hyperparameters["label_noise"] == 0
+        assert after.hyperparameters["label_noise"] in (0.1, 0.2)
+        assert dict(after.hyperparameters) | {"label_noise": 0.0} == before.hyperparameters
+    assert "label_noise" not in columns(plain)["hyperparameters"]
+    assert "label_noise" in columns(named)["hyperparameters"]
+
+
+def test_a_fraction_of_the_training_images_leaves_so_many_steps(tiny_spec):
+    tiny_spec["hyperparameters"] |= {"train_fraction": [0.5, 1.0], "batch_size": 32}
+    for net in check_spec(tiny_spec, "here").nets():
+        assert net.train_images == 256 * net.hyperparameters["train_fraction"]
+        assert net.steps_per_epoch == net.train_images // 32
+
+
+def test_a_spec_is_restricted_to_some_of_its_image_sets(tiny_spec):
+    spec = check_spec(tiny_spec | {"images": ["digits", "mnist"]}, "here")
+    restricted = spec.restricted(["digits"])
+    assert restricted.to_dict() == spec.to_dict() | {"images": ["digits"]}
+    assert {net.image_set for net in restricted.nets()} == {"digits"}
+    with pytest.raises(ValueError, match="spec tiny: images=: found 'fashion_mnist', expected one of digits, mnist"):
+        spec.restricted(["fashion_mnist"])
+    with pytest.raises(ValueError, match="expected a list of at least one"):
+        spec.restricted([])
