@@ -2,7 +2,8 @@
 
     spec.py, distributions.py   a YAML file -> nets, each fully determined
     images.py, augment.py       what nets are trained on
-    nets.py                     what nets are: families, activations, initialisations
+    nets.py, families/          what nets are; a family is a file (fields.py: what tells its architectures apart)
+    hyperparameters.py          what else they draw; initialisations.py and schedules.py are among it
     plan.py, sizes.py           which nets are trained together, and what that takes
     fit.py                      one group trained as one program; its feed.py, stack.py and optimisers.py
     work.py                     one group from what the disk holds to all its snapshots
