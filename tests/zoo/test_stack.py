@@ -90,7 +90,10 @@ def test_dropout_keeps_the_mean_and_the_zeros_are_as_many_as_asked():
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2)), "Sequential: layer '1', GroupNorm, cannot be stacked"),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2)),
+            "Sequential: layer '1', InstanceNorm2d, cannot be stacked",
+        ),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Softsign()),
             "layer '2', Softsign, cannot be stacked",
