@@ -113,7 +113,7 @@ def load_run(path: str | Path, device: str = "cpu") -> Run:
 
     Raises:
         FileNotFoundError: no such run, or it is not finished.
-        ValueError: a damaged file.
+        ValueError: a damaged file, or a run of another version whose model differs.
     """
     path = Path(path)
     if not (path / CONFIG).is_file():
@@ -133,7 +133,14 @@ def load_run(path: str | Path, device: str = "cpu") -> Run:
         raise ValueError(f"{path / SCHEMA}: damaged ({error}). Train again with force=true.") from error
     model = build(config, schema)
     weights, _ = shards.load(path / WEIGHTS)
-    load_state(model, weights)
+    try:
+        load_state(model, weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path / WEIGHTS}: does not fit the model as this version of metanet builds it (the run is of commit "
+            f"{result['commit']}): {str(error).splitlines()[-1].strip()} "
+            f"Use that commit, or train again with force=true."
+        ) from error
     if isinstance(model, nn.Module):
         model.to(device).eval()
     return Run(path, config, schema, result, model, device)

@@ -73,6 +73,15 @@ def test_a_missing_or_unfinished_or_damaged_run_says_so(run_path, tmp_path):
         metanet.load_run(broken)
 
 
+def test_a_run_of_another_version_is_one_error_that_names_its_commit(run_path, monkeypatch):
+    def refuse(model, tensors):
+        torch.nn.Linear(2, 2).load_state_dict(torch.nn.Linear(3, 2).state_dict())
+
+    monkeypatch.setattr(runs, "load_state", refuse)
+    with pytest.raises(ValueError, match=r"model.safetensors: does not fit .*of commit .*size mismatch .*force=true"):
+        metanet.load_run(run_path)
+
+
 def test_names_say_what_the_command_line_changes_and_nothing_else():
     words = ["model=gnn", "zoo=zoos/x", "seed=3", "device=cuda", "training.epochs=3", "model.width=8", "split=lineage"]
     assert runs.model_name("gnn", words) == "gnn-width=8-split=lineage-epochs=3"
