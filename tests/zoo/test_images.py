@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from metanet.zoo import images
-from metanet.zoo.images import ImageSet, load, read_idx, resize
+from metanet.zoo.images import ImageSet, Layout, load, resize
+from metanet.zoo.images.idx import read_idx
 
 FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
@@ -33,9 +34,9 @@ def tiny(tmp_path, monkeypatch) -> dict[str, bytes]:
         for high, shape in ((256, (5, 4, 6)), (10, 5), (256, (3, 4, 6)), (10, 3))
     ]
     contents = dict(zip(FILES, map(idx, arrays), strict=True))
-    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
-    mnist = images.SETS["mnist"]
-    monkeypatch.setitem(images.SETS, "tiny", ImageSet(10, 5, mnist.decode, "Tiny/raw", hashes))
+    digests = {file: f"sha256:{hashlib.sha256(content).hexdigest()}" for file, content in contents.items()}
+    layout = Layout("Tiny/raw", digests, images.SETS["mnist"].layouts[0].decode)
+    monkeypatch.setitem(images.SETS, "tiny", ImageSet(10, 5, 3, (layout,)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("METANET_DATA", raising=False)
     write(Path("data"), contents)
@@ -85,7 +86,7 @@ def test_one_changed_byte_is_found_and_the_command_that_mends_it_named(tiny):
     damaged = bytearray(tiny[FILES[0]])
     damaged[-1] ^= 1
     Path("data/Tiny/raw", FILES[0]).write_bytes(damaged)
-    expected = images.SETS["tiny"].sha256[FILES[0]]
+    expected = images.SETS["tiny"].layouts[0].digests[FILES[0]].removeprefix("sha256:")
     with pytest.raises(ValueError, match=rf"{FILES[0]}: damaged.*expected {expected}.*sets=\[tiny\] root=data`"):
         load("tiny", Path("data"))
 
@@ -100,7 +101,7 @@ def test_a_truncated_archive_is_damaged(tiny, length):
 
 def test_an_unknown_set_is_answered_with_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"'fashion_mnst': expected one of digits, mnist, fashion_mnist; did you mean f"
+        ValueError, match=r"'fashion_mnst': expected one of digits, mnist, fashion_mnist, kmnist, .*; did you mean f"
     ):
         load("fashion_mnst")
 
