@@ -21,6 +21,13 @@ def tune_allocator() -> None:
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch's CPU allocator or CUDA's found too little memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def num_cores() -> int:
     """Those that this process may use; macOS does not say, and gives all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,7 @@
     plan.py, sizes.py           which nets are trained together, and what that takes
     fit.py                      one group trained as one program; its feed.py, stack.py and optimisers.py
     work.py                     one group from what the disk holds to all its snapshots
-    executors.py                where groups are trained
+    executors/                  where groups are trained
     make.py                     a spec -> a finished zoo
     layout.py                   where the files lie, and zoo.json
     shards.py, manifest.py      what is in the files: weights, and what is known of each net

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import platform
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 from metanet.commandline import LockedError
 
 TEMPORARY = ".tmp"  # suffix; such a file is what a killed writer left, and is never read
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -23,21 +26,90 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: disk full, no permission, ...; nothing has changed then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        with open(temporary, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with _written_beside(path, data) as temporary:
         os.replace(temporary, path)
+
+
+def put_if_absent(path: Path, data: bytes) -> None:
+    """Puts `data` at `path` like `write_atomically`, unless it is there: what two workers have done counts once.
+
+    Raises:
+        ValueError: there is something else; it is left as it is.
+        OSError: see `write_atomically`.
+    """
+    if holds(path, data):
+        return
+    with _written_beside(path, data) as temporary:
+        try:
+            os.link(temporary, path)  # unlike a rename it fails where another worker was faster
+            os.unlink(temporary)
+        except FileExistsError:
+            os.unlink(temporary)
+            holds(path, data)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.replace(temporary, path)  # a file system without links (FAT, some FUSE): the writer's lock must do
+
+
+def holds(path: Path, data: bytes) -> bool:
+    """Whether `data` is at `path` already; False if nothing is.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if not path.is_file():
+        return False
+    if path.read_bytes() != data:
+        raise ValueError(
+            f"{path}: holds other bytes than its nets gave when they were trained again. Other versions, another "
+            f"processor or kind of device wrote it, or it is damaged (scripts/verify_zoo.py tells). Go on where "
+            f"it was made, or remove this file and the others of its group and step, and give the same command again."
+        )
+    return True
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """A synced file with `data` in the folder of `path`, for the caller to move there; the folder is synced after."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            os.fchmod(descriptor, 0o644)
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        yield temporary
         sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write {len(data):,} bytes ({error.strerror})", str(path)) from error
-    except BaseException:  # Ctrl-C; not a reason to leave a file behind
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot write {len(data):,} bytes ({error.strerror})", str(path)) from error
         raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file for people; after a crash the last lines may be missing.
+
+    Raises:
+        OSError: disk full, no permission, ...
+    """
+    with _named(path, "write a line"), open(path, "a") as file:
+        file.write(line + "\n")
+
+
+@contextlib.contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """Says of an error of the system which file and what for."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot {what} ({error.strerror})", str(path)) from error
 
 
 def read_parquet(source: Path | bytes, columns: list[str] | None = None) -> pa.Table:
@@ -52,7 +124,11 @@ def read_parquet(source: Path | bytes, columns: list[str] | None = None) -> pa.T
 
 
 def make_folder(path: Path) -> None:
-    """Creates `path` and its parents, durably; nothing happens if it exists."""
+    """Creates `path` and its parents, durably; nothing happens if it exists.
+
+    Raises:
+        OSError: no permission, a file is in the way, ...
+    """
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -75,26 +151,40 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_folders(path: Path) -> None:
+    """Makes durable what a killed writer renamed in `path` and below, and did not come to sync.
+
+    Without it the next writer would count on a file that a power failure can still take away.
+    """
+    with contextlib.suppress(PermissionError):  # the folder above may belong to somebody else
+        sync_folder(path.parent)
+    for folder, _, _ in os.walk(path):
+        sync_folder(Path(folder))
+
+
 @contextlib.contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
     """Holds `folder`/.lock; the system frees it when the process ends, however it ends.
 
     Raises:
         LockedError: another process holds it; the message names its host and process id.
+        OSError: disk full, no permission, ...
     """
-    with open(folder / ".lock", "a+") as file:
+    lock = folder / ".lock"
+    with _named(lock, "lock the folder"):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    with open(descriptor, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
             holder = file.read().strip() or "unknown host and process"
             raise LockedError(
-                f"{folder}: another process is writing this zoo ({holder}). Wait until it is done, or stop it."
+                f"{folder}: another process is writing in this folder ({holder}). Wait until it is done, or stop it."
             ) from error
-        file.truncate(0)
-        file.write(f"host {platform.node()}, process {os.getpid()}\n")
-        file.flush()
+        with _named(lock, "lock the folder"):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"host {platform.node()}, process {os.getpid()}\n".encode())
         try:
             yield
         finally:
-            file.truncate(0)
+            os.truncate(descriptor, 0)

@@ -19,7 +19,7 @@ from metanet.zoo import manifest, plan
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD = "zoo.json"
 MANIFEST = "manifest.parquet"  # written when all nets are trained
 LOG = "log.jsonl"  # times and host facts: the one file that differs between two makings of a zoo
@@ -66,6 +66,11 @@ def pack_record(spec: Spec, groups: list[Group], device: str) -> bytes:
             "plan": plan.to_json(groups),
         }
     )
+
+
+def replan(record: Mapping[str, Any], groups: list[Group]) -> bytes:
+    """The zoo.json of a zoo whose plan has changed."""
+    return _pack({**record, "plan": plan.to_json(groups)})
 
 
 def versions() -> dict[str, str]:

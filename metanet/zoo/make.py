@@ -7,13 +7,11 @@ import platform
 import sys
 import time
 from pathlib import Path
-
-import torch
+from types import ModuleType
 
 from metanet import machine
 from metanet.progress import progress
-from metanet.zoo import disk, layout, manifest, plan, sizes
-from metanet.zoo.executors import EXECUTORS, Executor
+from metanet.zoo import disk, executors, layout, manifest, plan, sizes
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
 from metanet.zoo.store import Zoo, open_zoo
@@ -27,6 +25,7 @@ def make_zoo(
 
     Args:
         processes: workers on the CPU (None = one per core); they do not change the result.
+        executor: where groups are trained, one of `metanet.zoo.executors`; it does not change the result either.
 
     Raises:
         ValueError: a device or executor that is not there, or `out` holds another zoo.
@@ -34,70 +33,95 @@ def make_zoo(
         FileNotFoundError: an image set is not there.
         LockedError: another process writes to `out`.
         ChildProcessError: a worker died. The same call goes on from there.
+        OSError: disk full, no permission, or a single net that needs more memory than there is.
     """
     out = Path(out)
-    if executor not in EXECUTORS:
-        raise ValueError(f"executor={executor}: expected one of {', '.join(EXECUTORS)}")
+    execute = executors.find(executor)
     if processes is not None and processes < 1:
         raise ValueError(f"processes={processes}: expected at least 1")
-    _check_device(device)
+    if device.split(":")[0] not in plan.STACK:
+        raise ValueError(f"device={device}: expected {' or '.join(plan.STACK)}")
+    execute.check(device)
     recorded = _recorded(spec, out, device)
     if recorded and layout.is_complete(out, layout.read_record(out)):
         print(f"{out}: finished already", file=sys.stderr)
         return open_zoo(out)
     planned = recorded or plan.plan(spec.nets(), plan.STACK[device.split(":")[0]])
-    work = Work(spec, out, device)
-    work.images()  # a missing set is an error before anything is written
+    Work(spec, out, "cpu").images()  # a missing set is an error before anything is written
     disk.make_folder(out)
     with disk.one_writer(out):
         groups = _recorded(spec, out, device)
         if groups is None:
             groups = planned
             disk.write_atomically(out / layout.RECORD, layout.pack_record(spec, groups, device))
-        _train(work, groups, processes, EXECUTORS[executor])
+        _tell_changed_versions(out)
+        disk.make_folder(out / "manifest")
+        disk.sync_folders(out)
+        _remove_leftovers(out)
+        _train(Work(spec, out, device), groups, processes, execute)
+        _remove_leftovers(out)
         paths = [layout.fragment_path(out, *snapshot) for snapshot in layout.snapshots(layout.read_record(out))]
         disk.write_atomically(out / layout.MANIFEST, manifest.merge({path.name: path.read_bytes() for path in paths}))
     return open_zoo(out)
 
 
-def _train(work: Work, groups: list[Group], processes: int | None, execute: Executor) -> None:
+def _train(work: Work, groups: list[Group], processes: int | None, execute: ModuleType) -> None:
     """Trains what is not there yet, the most expensive groups first, so that the workers end together."""
-    _tell_changed_versions(work.zoo)
-    _remove_temporary_files(work.zoo)
-    disk.make_folder(work.zoo / "manifest")
     pending = [group for group in groups if not work.is_done(group)]
     costs = {group.name: sizes.training_cost(group) for group in pending}
     pending.sort(key=lambda group: -costs[group.name])
     nets = sum(len(group) for group in pending)
     done = dict.fromkeys(costs, 0.0)
-    spent, total, shown = 0.0, sum(costs.values()), 0
-    begun = time.time()
+    shown, begun = 0, time.monotonic()
     _log(work.zoo, "start", nets=nets, host=platform.node(), machine=machine.describe(work.device))
     with progress(f"training {work.zoo.name}", nets) as advance:
 
         def report(group: Group, fraction: float) -> None:
             """Shows nets weighted by their cost, so that the rate stays even and the time left true."""
-            nonlocal spent, shown
-            spent += (fraction - done[group.name]) * costs[group.name]
+            nonlocal shown
             done[group.name] = fraction
-            count = int(nets * spent / total + 1e-6)
+            spent = sum(done[name] * cost for name, cost in costs.items())
+            count = int(nets * spent / sum(costs.values()) + 1e-6)
             if count > shown:
                 advance(count - shown)
                 shown = count
             if fraction == 1:
                 _log(work.zoo, "group", group=group.name, nets=len(group))
 
+        def split(group: Group) -> list[Group]:
+            parts = _split(work, group)
+            del costs[group.name], done[group.name]
+            costs.update((part.name, sizes.training_cost(part)) for part in parts)
+            done.update((part.name, 0.0) for part in parts)
+            return parts
+
         if pending:
-            execute(work, pending, processes, report)
-    _log(work.zoo, "finish", seconds=round(time.time() - begun, 1))
+            execute.run(work, pending, processes, report, split)
+    _log(work.zoo, "finish", seconds=round(time.monotonic() - begun, 1))
 
 
-def _check_device(device: str) -> None:
-    kind = device.split(":")[0]
-    if kind not in plan.STACK:
-        raise ValueError(f"device={device}: expected {' or '.join(plan.STACK)}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device}: this machine or this build of torch has no CUDA. Use device=cpu.")
+def _split(work: Work, group: Group) -> list[Group]:
+    """What is trained in the place of a group that does not fit in memory; recorded in zoo.json before it begins.
+
+    Raises:
+        OSError: the group is a single net.
+    """
+    if len(group) == 1:
+        size = sizes.size(group)
+        raise OSError(
+            f"group {group.name}: net {group.nets[0].net} alone ({size.parameters:,} parameters, batches of "
+            f"{group.batch_size}) needs more memory than there is. Give fewer processes=, more memory, or a spec "
+            f"without {group.arch_name}."
+        )
+    parts = plan.split(group, work.acknowledged(group))
+    record = layout.read_record(work.zoo)
+    groups = plan.from_json(record["plan"], work.spec.nets())
+    replaced = [part for one in groups for part in (parts if one.name == group.name else [one])]
+    disk.write_atomically(work.zoo / layout.RECORD, layout.replan(record, replaced))
+    names = ", ".join(part.name for part in parts[-2:])
+    print(f"{work.zoo}: group {group.name} ({len(group)} nets) needs too much memory; split: {names}", file=sys.stderr)
+    _log(work.zoo, "split", group=group.name, parts=[part.name for part in parts])
+    return parts
 
 
 def _recorded(spec: Spec, out: Path, device: str) -> list[Group] | None:
@@ -132,13 +156,22 @@ def _tell_changed_versions(out: Path) -> None:
         )
 
 
-def _remove_temporary_files(out: Path) -> None:
-    """What a writer left that was killed."""
+def _remove_leftovers(out: Path) -> None:
+    """Removes what a killed writer left: temporary files, and shards and resume files that nothing counts on."""
+    record = layout.read_record(out)
     for path in out.rglob(f".*{disk.TEMPORARY}"):
         disk.remove(path)
+    kept: set[Path] = set()
+    for entry in record["plan"]:
+        there = [step for step in entry["steps"] if layout.fragment_path(out, entry["group"], step).is_file()]
+        kept |= {layout.shard_path(out, entry["group"], step) for step in there}
+        if len(there) < len(entry["steps"]):
+            kept |= {layout.resume_path(out, entry["group"], step) for step in there}
+    for path in (out / "shards").glob("*/*.safetensors"):
+        if path not in kept:
+            disk.remove(path)
 
 
 def _log(out: Path, event: str, **facts: object) -> None:
     """Times and host facts, for people; nothing reads them back."""
-    with open(out / layout.LOG, "a") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n")
+    disk.append_line(out / layout.LOG, json.dumps({"time": round(time.time(), 3), "event": event, **facts}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ class Group:
 
     name: str
     nets: tuple[Net, ...]  # equal activations and optimizers stand side by side
+    kept: tuple[int, ...] | None = None  # the snapshots it has after a split; None: all of its nets'
 
     @property
     def arch(self) -> Mapping[str, Any]:
@@ -51,7 +52,7 @@ class Group:
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:
-        return self.nets[0].snapshot_steps
+        return self.nets[0].snapshot_steps if self.kept is None else self.kept
 
     def __len__(self) -> int:
         return len(self.nets)
@@ -83,4 +84,20 @@ def to_json(groups: Iterable[Group]) -> list[dict[str, Any]]:
 def from_json(recorded: Iterable[Mapping[str, Any]], nets: Iterable[Net]) -> list[Group]:
     """The recorded plan, over the nets of the same spec."""
     by_number = {net.net: net for net in nets}
-    return [Group(entry["group"], tuple(by_number[net] for net in entry["nets"])) for entry in recorded]
+    groups = []
+    for entry in recorded:
+        members, steps = tuple(by_number[net] for net in entry["nets"]), tuple(entry["steps"])
+        groups.append(Group(entry["group"], members, None if steps == members[0].snapshot_steps else steps))
+    return groups
+
+
+def split(group: Group, acknowledged: Collection[int]) -> list[Group]:
+    """What replaces a group that needs too much memory: itself with the snapshots that it has, if it has any, and two
+    halves with the others. The halves are trained from their start, so that their bits depend on the plan alone.
+    """
+    had = tuple(step for step in group.snapshot_steps if step in acknowledged)
+    left = tuple(step for step in group.snapshot_steps if step not in acknowledged)
+    middle = len(group) // 2
+    halves = {"a": group.nets[:middle], "b": group.nets[middle:]}
+    rest = [Group(group.name, group.nets, had)] if had else []
+    return rest + [Group(group.name + letter, nets, left) for letter, nets in halves.items()]

@@ -155,7 +155,7 @@ class Zoo:
 
     def verify(self) -> list[str]:
         """All damage in words, naming file, tensor and net; empty if every byte is as it was written."""
-        return list(verify.problems(self.path, self.record))
+        return list(verify.problems(self.path))
 
 
 def _read_manifest(zoo: Path, columns: dict[str, list[str]]) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,16 @@ from metanet.zoo import layout, manifest, shards
 REMEDY = "Remove the file and give the same make_zoo command again: what it held is trained anew."
 
 
-def problems(zoo: Path, record: Mapping[str, Any]) -> Iterator[str]:
-    """One sentence per damage, naming file, tensor and net, and what to do. `record` is the content of zoo.json."""
+def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -> Iterator[str]:
+    """One sentence per damage, naming file, tensor and net, and what to do.
+
+    `advance(1)` is called for every snapshot of the plan. Cost: every byte is read and hashed once.
+    """
+    try:
+        record = layout.read_record(zoo)
+    except ValueError as error:
+        yield str(error)
+        return
     whole = zoo / layout.MANIFEST
     finished = whole.is_file()
     expected: dict[str, str] | None = None  # SHA-256 of every fragment
@@ -27,26 +35,55 @@ def problems(zoo: Path, record: Mapping[str, Any]) -> Iterator[str]:
             yield f"{error} {REMEDY}"
     fragments: dict[str, bytes] = {}
     sound = expected is not None
-    for group, step in layout.snapshots(record):
-        path = layout.fragment_path(zoo, group, step)
-        if not path.is_file():
-            if finished:
+    same_versions = record["versions"] == layout.versions()  # others may write the same rows in other bytes
+    for entry in record["plan"]:
+        for step in entry["steps"]:
+            path = layout.fragment_path(zoo, entry["group"], step)
+            if path.is_file():
+                fragments[path.name] = path.read_bytes()
+                told = list(_fragment_problems(path, fragments[path.name], expected, same_versions))
+                told = [
+                    f"{problem} It holds the rows of the nets {_listed(entry['nets'])}. {REMEDY}" for problem in told
+                ]
+                yield from told
+                sound = sound and not told
+                yield from _weights_problems(zoo, entry, step, fragments[path.name])
+            elif finished:
                 sound = False
-                yield f"{path}: missing. {REMEDY}"
-            continue
-        data = fragments[path.name] = path.read_bytes()
-        try:
-            rows, hashes = manifest.read(data, path)
-        except ValueError as error:
-            sound = False
-            yield f"{error} {REMEDY}"
-            continue
-        if expected is not None and hashlib.sha256(data).hexdigest() != expected.get(path.name):
-            sound = False
-            yield f"{path}: damaged, or its SHA-256 in {whole} is; take both files for damaged. {REMEDY}"
-        yield from _shard_problems(layout.shard_path(zoo, group, step), rows, hashes)
-    if sound and record["versions"] == layout.versions() and manifest.merge(fragments) != whole.read_bytes():
+                yield f"{path}: missing. It holds the rows of the nets {_listed(entry['nets'])}. {REMEDY}"
+            advance(1)
+    if sound and same_versions and manifest.merge(fragments) != whole.read_bytes():
         yield f"{whole}: damaged: it differs from its fragments. {REMEDY}"
+
+
+def _fragment_problems(
+    path: Path, data: bytes, expected: Mapping[str, str] | None, same_versions: bool
+) -> Iterator[str]:
+    try:
+        rows, about = manifest.read(data, path)
+    except ValueError as error:
+        yield str(error)
+        return
+    if expected is not None and _sha256(data) != expected.get(path.name):
+        whole = path.parent.parent / layout.MANIFEST
+        yield f"{path}: damaged, or its SHA-256 in {whole} is; take both files for damaged."
+    elif expected is None and same_versions and manifest.pack(rows, about) != data:
+        yield f"{path}: damaged: its rows are right, but other bytes are not what was written."
+
+
+def _weights_problems(zoo: Path, entry: Mapping[str, Any], step: int, fragment: bytes) -> Iterator[str]:
+    """Of the shard and the resume file that belong to a fragment; none where the fragment cannot tell."""
+    try:
+        rows, hashes = manifest.read(fragment, "")
+    except ValueError:
+        return
+    yield from _shard_problems(layout.shard_path(zoo, entry["group"], step), rows, hashes)
+    resume = layout.resume_path(zoo, entry["group"], step)
+    if resume.is_file() and _sha256(resume.read_bytes()) != hashes.get("resume"):
+        yield (
+            f"{resume}: damaged: what the training of the nets {_listed(entry['nets'])} goes on from is not what was "
+            f"written. {REMEDY}"
+        )
 
 
 def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any]) -> Iterator[str]:
@@ -54,19 +91,19 @@ def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any]) -> It
     try:
         tensors, _ = shards.load(path)
     except (ValueError, FileNotFoundError) as error:
-        yield f"{error} It holds the nets {', '.join(map(str, nets))}. {REMEDY}"
+        yield f"{error} It holds the nets {_listed(nets)}. {REMEDY}"
         return
-    if hashlib.sha256(path.read_bytes()).hexdigest() == hashes["shard"]:
+    if _sha256(path.read_bytes()) == hashes["shard"]:
         yield from _not_finite(path, rows, tensors)
         return
     found = shards.tensor_hashes(tensors)
     wrong = [name for name, was in hashes["tensors"].items() if found.get(name) != was]
     if not wrong or set(found) != set(hashes["tensors"]):
-        yield f"{path}: damaged: its header is not what was written. {REMEDY}"
+        yield f"{path}: damaged: its header is not what was written. It holds the nets {_listed(nets)}. {REMEDY}"
         return
     own = zip(nets, shards.net_hashes(tensors), rows["sha256"].to_pylist(), strict=True)
-    changed = [str(net) for net, now, was in own if now != was]
-    yield f"{path}: damaged: {', '.join(wrong)} of net {', '.join(changed)} is not what was written. {REMEDY}"
+    changed = [net for net, now, was in own if now != was]
+    yield f"{path}: damaged: {', '.join(wrong)} of net {_listed(changed)} is not what was written. {REMEDY}"
 
 
 def _not_finite(path: Path, rows: pa.Table, tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -76,3 +113,11 @@ def _not_finite(path: Path, rows: pa.Table, tensors: Mapping[str, Tensor]) -> It
         for net, good, status in zip(rows["net"].to_pylist(), finite, rows["status"].to_pylist(), strict=False):
             if not good:
                 yield f"{path}: {name} of net {net} (status {status}) is not finite. Leave the net out."
+
+
+def _listed(nets: Iterable[int]) -> str:
+    return ", ".join(map(str, nets))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -2,7 +2,8 @@
 
 The order of writing is the protocol: the shard, then what training resumes from, then the fragment (which acknowledges
 the snapshot); only then the previous snapshot's resume file goes. So whenever the process ends, every acknowledged
-snapshot is whole, and training goes on from the last one.
+snapshot is whole, and training goes on from the last one. Shards and fragments are put where nothing is: of two workers
+with one group, the second finds what the first has written, and it must be the same.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from metanet import machine
 from metanet.zoo import disk, images, layout, manifest, shards
 from metanet.zoo.fit import Snapshot, fit
 from metanet.zoo.images import Images
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
+
+
+class TooLarge(Exception):  # noqa: N818 (the name says what the executor meets)
+    """A group needs more memory than there is; the executor asks for what to train in its place."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,29 @@ class Work:
         left = [step for step in group.snapshot_steps if layout.resume_path(self.zoo, group.name, step).exists()]
         return not self._missing(group) and not left
 
+    def acknowledged(self, group: Group) -> list[int]:
+        """The steps of the snapshots that have their fragment."""
+        return [step for step in group.snapshot_steps if layout.fragment_path(self.zoo, group.name, step).is_file()]
+
     def train(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> None:
-        """Trains what the disk does not hold yet; `report` is told the fraction of the group that is done, up to 1."""
+        """Trains what the disk does not hold yet; `report` is told the fraction of the group that is done, up to 1.
+
+        Raises:
+            TooLarge: there is too little memory.
+            ValueError: a damaged resume file, or a snapshot that is there with other bytes.
+            OSError: disk full, no permission, ...
+        """
+        try:
+            self._train(group, loaded, report)
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not machine.is_out_of_memory(error):
+                raise
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
+        raise TooLarge(group.name)  # out here, where the error no longer holds what the training held
+
+    def _train(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> None:
         missing = self._missing(group)
         if missing:
             last = group.snapshot_steps[-1]
@@ -58,11 +87,11 @@ class Work:
 
     def _missing(self, group: Group) -> list[int]:
         """The steps of the snapshots that are not acknowledged, or have lost their shard."""
+        there = self.acknowledged(group)
         return [
             step
             for step in group.snapshot_steps
-            if not layout.fragment_path(self.zoo, group.name, step).is_file()
-            or not layout.shard_path(self.zoo, group.name, step).is_file()
+            if step not in there or not layout.shard_path(self.zoo, group.name, step).is_file()
         ]
 
     def _resume_state(self, group: Group, before: int) -> dict[str, Tensor] | None:
@@ -70,32 +99,48 @@ class Work:
         for step in reversed([step for step in group.snapshot_steps if step < before]):
             path = layout.resume_path(self.zoo, group.name, step)
             if path.is_file():
+                fragment = layout.fragment_path(self.zoo, group.name, step)
+                _, hashes = manifest.read(fragment.read_bytes(), fragment)
+                if _sha256(path.read_bytes()) != hashes["resume"]:
+                    raise ValueError(
+                        f"{path}: damaged: its SHA-256 is not the one in {fragment}. Remove {path.name} and give the "
+                        f"same command again: the group is trained anew, and only what is missing is written."
+                    )
                 return shards.load(path)[0]
         return None
 
     def _write(self, group: Group, snapshot: Snapshot, acknowledge: bool) -> None:
         step, state_dict = snapshot.step, snapshot.state_dict
         shard = shards.pack(state_dict, {"arch": dict(group.arch), "group": group.name, "step": step})
-        if acknowledge:
-            disk.write_atomically(layout.shard_path(self.zoo, group.name, step), shard)
+        hashes: dict[str, Any] = {"shard": _sha256(shard), "tensors": shards.tensor_hashes(state_dict)}
+        resume = b""
         if step < group.snapshot_steps[-1]:
             resume = shards.pack(snapshot.resume_state, {"group": group.name, "step": step})
+            hashes["resume"] = _sha256(resume)
+        rows = manifest.fragment(
+            manifest.columns(self.spec),
+            group,
+            step,
+            snapshot.diverged,
+            snapshot.metrics,
+            shards.net_hashes(state_dict),
+            hashes,
+        )
+        fragment_path = layout.fragment_path(self.zoo, group.name, step)
+        if acknowledge:
+            disk.holds(fragment_path, rows)  # a shard must not be put beside the fragment of another
+            disk.put_if_absent(layout.shard_path(self.zoo, group.name, step), shard)
+        if resume:
             disk.write_atomically(layout.resume_path(self.zoo, group.name, step), resume)
         if acknowledge:
-            hashes = {"shard": hashlib.sha256(shard).hexdigest(), "tensors": shards.tensor_hashes(state_dict)}
-            rows = manifest.fragment(
-                manifest.columns(self.spec),
-                group,
-                step,
-                snapshot.diverged,
-                snapshot.metrics,
-                shards.net_hashes(state_dict),
-                hashes,
-            )
-            disk.write_atomically(layout.fragment_path(self.zoo, group.name, step), rows)
+            disk.put_if_absent(fragment_path, rows)
         self._remove_resume_files(group, before=step)
 
     def _remove_resume_files(self, group: Group, before: int | None = None) -> None:
         for step in group.snapshot_steps:
             if before is None or step < before:
                 disk.remove(layout.resume_path(self.zoo, group.name, step))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -104,7 +104,7 @@ def test_an_unsound_symmetry_stops_the_building(tiny_zoo, tmp_path, monkeypatch)
 def test_a_zoo_that_is_being_written_is_left_alone(tiny_zoo, tmp_path):
     path = tmp_path / "zoo"
     shutil.copytree(tiny_zoo.path, path)
-    with one_writer(path), pytest.raises(LockedError, match="another process is writing this zoo"):
+    with one_writer(path), pytest.raises(LockedError, match="another process is writing in this folder"):
         build_graphs.main(build_graphs.Options(zoo=str(path)))
     assert not (path / "templates").exists()
 

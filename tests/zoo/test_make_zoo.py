@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import random
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import metanet
 from metanet import commandline
-from metanet.zoo import disk, layout, plan
-from metanet.zoo.executors import EXECUTORS
+from metanet.zoo import disk, executors, layout, manifest, plan, verify, work
+from metanet.zoo.executors import local
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
 from metanet.zoo.work import Work
@@ -63,20 +65,20 @@ class Killed(BaseException):
     """Stands for the end of the process: no handler of ours may catch it."""
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [37, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_end_before_any_operation_on_a_file_loses_nothing(tmp_path, tiny_spec, tiny_zoo, monkeypatch, stride):
     """Every attempt ends one file operation later than the last got, until one comes through."""
     spec, out = check_spec(tiny_spec, "here"), tmp_path / "tiny"
-    real = {name: getattr(os, name) for name in ("fsync", "replace")}
+    real = {name: getattr(os, name) for name in ("fsync", "replace", "link", "unlink", "write", "mkdir")}
     left = 0
 
     def counted(name):
-        def operation(*args):
+        def operation(*args, **options):
             nonlocal left
             left -= 1
             if left < 0:
                 raise Killed
-            return real[name](*args)
+            return real[name](*args, **options)
 
         return operation
 
@@ -138,7 +140,7 @@ def test_ctrl_c_ends_cleanly_with_one_line(tmp_path, spec_file):
 def test_nothing_is_trained_twice(tmp_path, tiny_spec, tiny_zoo, capsys, monkeypatch):
     out = shutil.copytree(tiny_zoo.path, tmp_path / "tiny")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    monkeypatch.setitem(EXECUTORS, "local", None)  # would fail if it were used
+    monkeypatch.setattr(local, "run", None)  # would fail if it were used
     make_zoo(check_spec(tiny_spec, "here"), out)
     assert "finished already" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
@@ -157,13 +159,13 @@ def test_a_zoo_in_training_can_be_read(tmp_path, tiny_spec, monkeypatch):
     spec, out = check_spec(tiny_spec, "here"), tmp_path / "tiny"
     done = []
 
-    def one_group(work, groups, processes, report):
+    def one_group(work, groups, processes, report, split):
         work.train(groups[0], work.images(), lambda fraction: report(groups[0], fraction))
         zoo = metanet.open_zoo(out)
         done.append((len(zoo), zoo.finished, zoo.verify()))
         raise Killed
 
-    monkeypatch.setitem(EXECUTORS, "local", one_group)
+    monkeypatch.setattr(local, "run", one_group)
     with pytest.raises(Killed):
         make_zoo(spec, out)
     groups = plan.plan(spec.nets(), plan.STACK["cpu"])
@@ -193,7 +195,7 @@ def test_wrong_arguments_write_nothing(tmp_path, tiny_spec, monkeypatch):
         ({"device": "gpu"}, "device=gpu: expected cpu or cuda"),
         ({"device": "cuda"}, "device=cuda: this machine or this build of torch has no CUDA"),
         ({"processes": 0}, "processes=0: expected at least 1"),
-        ({"executor": "cloud"}, "executor=cloud: expected one of local"),
+        ({"executor": "cloud"}, "executor=cloud: expected one of local, ray"),
     )
     for options, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -213,7 +215,7 @@ def test_what_a_worker_meets_reaches_the_caller_as_one_error(tmp_path, tiny_spec
     groups = plan.plan(spec.nets())
     (out / "shards").write_text("in the way")
     with pytest.raises(OSError, match="shards"):
-        EXECUTORS["local"](Work(spec, out, "cpu"), groups, 2, lambda group, fraction: None)
+        local.run(Work(spec, out, "cpu"), groups, 2, lambda group, fraction: None, list)
 
 
 def test_a_dead_worker_is_one_clear_error(tmp_path, tiny_spec):
@@ -224,7 +226,7 @@ def test_a_dead_worker_is_one_clear_error(tmp_path, tiny_spec):
         os.kill(worker_processes(os.getpid())[0], signal.SIGKILL)
 
     with pytest.raises(ChildProcessError, match=r"its worker died \(exit code -9.* same command goes on"):
-        EXECUTORS["local"](Work(spec, out, "cpu"), plan.plan(spec.nets()), 2, kill_a_worker)
+        local.run(Work(spec, out, "cpu"), plan.plan(spec.nets()), 2, kill_a_worker, list)
 
 
 def run_script(monkeypatch, *words: str) -> None:
@@ -275,3 +277,175 @@ def test_a_second_process_is_refused_with_exit_code_75(spec_file, tmp_path, monk
     assert exit_.value.code == 75
     assert f"process {os.getpid()}" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+def without_memory(monkeypatch, most: int, error: Exception) -> None:
+    """Training runs out of memory after the first snapshot of every group of more than `most` nets."""
+
+    def fit(group, images, seed, device, resume, on_snapshot):
+        def keep(snapshot):
+            on_snapshot(snapshot)
+            if len(group) > most:
+                raise error
+
+        real(group, images, seed, device, resume, keep)
+
+    real = work.fit
+    monkeypatch.setattr(work, "fit", fit)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: not enough")],
+)
+def test_a_group_that_is_too_large_is_halved_and_a_resume_honours_it(tmp_path, tiny_spec, monkeypatch, capsys, error):
+    spec, out = check_spec(tiny_spec, "here"), tmp_path / "tiny"
+    planned = plan.to_json(plan.plan(spec.nets()))
+    with monkeypatch.context() as patched:
+        without_memory(patched, 1, error)
+        zoo = make_zoo(spec, out, processes=1)
+    assert "needs too much memory; split: " in capsys.readouterr().err
+    assert zoo.verify() == []
+    rows = [(row["net"], row["step"]) for row in zoo.manifest.to_pylist()]
+    assert len(set(rows)) == len(rows) == 36
+    sizes = [len(entry["nets"]) for entry in zoo.record["plan"] if entry["steps"] != [0]]
+    assert set(sizes) == {1}
+    assert len(zoo.record["plan"]) > len(planned)
+    whole = tree(out)
+    last = next(row for row in zoo.manifest.to_pylist() if row["step"] and row["group"].endswith(("a", "b")))
+    layout.shard_path(out, last["group"], last["step"]).unlink()
+    make_zoo(spec, out, processes=1)  # there is memory now, but the recorded plan holds
+    assert tree(out) == whole
+
+
+def test_a_single_net_that_is_too_large_is_named(tmp_path, tiny_spec, monkeypatch):
+    without_memory(monkeypatch, 0, MemoryError())
+    with pytest.raises(OSError, match=r"group .*: net \d+ alone \(.* parameters, .* needs more memory than there is"):
+        make_zoo(check_spec(tiny_spec, "here"), tmp_path / "tiny", processes=1)
+
+
+def test_another_runtime_error_is_no_lack_of_memory(tmp_path, tiny_spec, monkeypatch):
+    without_memory(monkeypatch, 0, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        make_zoo(check_spec(tiny_spec, "here"), tmp_path / "tiny", processes=1)
+
+
+def test_a_jumping_clock_changes_no_byte(tmp_path, tiny_spec, tiny_zoo, monkeypatch):
+    times = iter(range(10**9, 0, -(10**4)))
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+    make_zoo(check_spec(tiny_spec, "here"), tmp_path / "tiny", processes=1)
+    assert tree(tmp_path / "tiny") == tree(tiny_zoo.path)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 74), (errno.EIO, 74), (errno.EROFS, 74), (errno.EACCES, 73)]
+)
+def test_a_failing_disk_is_one_clear_error_and_loses_nothing(
+    tmp_path, spec_file, tiny_zoo, monkeypatch, capsys, number, code
+):
+    out, real, left = tmp_path / "zoo", os.fsync, 20
+
+    def failing(descriptor):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    words = (f"spec={spec_file}", f"out={out}", "processes=1")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(SystemExit) as exit_:
+            run_script(monkeypatch, *words)
+    assert exit_.value.code == code
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert os.strerror(number) in line
+    assert str(out) in line
+    assert metanet.open_zoo(out).verify() == []
+    run_script(monkeypatch, *words)
+    assert tree(out) == tree(tiny_zoo.path)
+
+
+@pytest.fixture
+def unfinished(tmp_path, tiny_spec, monkeypatch):
+    """A zoo whose training was killed when its first group had two of three snapshots."""
+    out = tmp_path / "unfinished"
+
+    def killed(group, fraction):
+        raise Killed
+
+    def two_snapshots(work, groups, processes, report, split):
+        work.train(groups[0], work.images(), lambda fraction: fraction > 0 and killed(groups[0], fraction))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "run", two_snapshots)
+        with pytest.raises(Killed):
+            make_zoo(check_spec(tiny_spec, "here"), out)
+    assert len(list(out.rglob("resume-*"))) == 1
+    return out
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_every_flipped_bit_of_an_unfinished_zoo_is_found(unfinished, count):
+    draw = random.Random(1)
+    files = sorted(path for path in unfinished.rglob("*") if path.suffix in (".safetensors", ".parquet", ".json"))
+    assert len(files) == 6
+    for _ in range(count):
+        path = draw.choice(files)
+        data = path.read_bytes()
+        place = draw.randrange(len(data))
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :])
+        assert any(str(path) in problem for problem in verify.problems(unfinished)), (path, place)
+        path.write_bytes(data[:place])
+        assert any(str(path) in problem for problem in verify.problems(unfinished)), (path, place)
+        path.write_bytes(data)
+    assert list(verify.problems(unfinished)) == []
+
+
+def test_a_damaged_resume_file_says_what_to_do_and_that_helps(unfinished, tiny_spec, tiny_zoo):
+    spec = check_spec(tiny_spec, "here")
+    (path,) = unfinished.rglob("resume-*")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=r"damaged: its SHA-256 .* Remove resume-\d+\.safetensors and give the same"):
+        make_zoo(spec, unfinished, processes=1)
+    path.unlink()
+    make_zoo(spec, unfinished, processes=1)
+    assert tree(unfinished) == tree(tiny_zoo.path)
+
+
+def test_a_differing_duplicate_is_an_error(unfinished, tiny_spec):
+    record = layout.read_record(unfinished)
+    path = next(unfinished.rglob("shards/*/0.safetensors"))
+    group = path.parent.name
+    rows, about = manifest.read(layout.fragment_path(unfinished, group, 0).read_bytes(), "")
+    other = manifest.pack(rows, about | {"shard": "another"})
+    layout.fragment_path(unfinished, group, 0).write_bytes(other)
+    path.unlink()
+    for resume in unfinished.rglob("resume-*"):
+        resume.unlink()
+    with pytest.raises(ValueError, match="holds other bytes than its nets gave"):
+        make_zoo(check_spec(tiny_spec, "here"), unfinished, processes=1)
+    assert not path.exists()
+    assert layout.read_record(unfinished) == record
+
+
+def test_verify_zoo_prints_damages_and_says_so_by_its_exit_code(tiny_zoo, tmp_path, monkeypatch, capsys):
+    out = shutil.copytree(tiny_zoo.path, tmp_path / "tiny")
+    script = runpy.run_path(str(SCRIPT.with_name("verify_zoo.py")))
+    monkeypatch.setattr(sys, "argv", ["verify_zoo.py", f"zoo={out}"])
+    commandline.run(script["main"], script["Options"])
+    assert "sound; " in capsys.readouterr().out
+    path = next(out.rglob("shards/*/0.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SystemExit) as exit_:
+        commandline.run(script["main"], script["Options"])
+    assert exit_.value.code == 65
+    printed = capsys.readouterr()
+    assert f"{path}: truncated" in printed.out
+    assert "1 damages, listed above" in printed.err
+
+
+def test_ray_is_asked_for_only_when_it_is_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"executor=ray needs Ray, .*pip install 'metanet\[ray\]'"):
+        executors.find("ray").check("cpu")

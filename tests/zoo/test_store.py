@@ -1,3 +1,4 @@
+import errno
 import os
 import random
 import shutil
@@ -239,3 +240,36 @@ def test_a_second_writer_is_refused_with_the_holder_and_the_lock_is_free_after_a
         holder.kill()
     with disk.one_writer(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("number", [None, errno.ENOTSUP])
+def test_a_file_is_put_once_and_a_different_one_is_refused(tmp_path, monkeypatch, number):
+    """Also where the file system has no links."""
+
+    def link(source, target):
+        raise OSError(number, "no links")
+
+    if number:
+        monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "file"
+    for _ in range(2):
+        disk.put_if_absent(path, b"first")
+    with pytest.raises(ValueError, match="file: holds other bytes than its nets gave"):
+        disk.put_if_absent(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_workers_at_once_the_second_finds_what_the_first_put(tmp_path, monkeypatch):
+    path, real = tmp_path / "file", os.link
+
+    def faster(source, target):
+        path.write_bytes(b"first")
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", faster)
+    disk.put_if_absent(path, b"first")
+    path.unlink()
+    with pytest.raises(ValueError, match="holds other bytes"):
+        disk.put_if_absent(path, b"second")
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,8 +1,4 @@
-"""Executors: where the groups of a zoo are trained. Each is a function (work, groups, processes, report) -> None.
-
-The groups are independent, come largest first, and may be trained in any order and anywhere; `report(group, fraction)`
-is called here as they get done. What a group writes does not depend on the executor.
-"""
+"""This machine: a GPU in this process; the CPU in single-threaded processes, one per core."""
 
 from __future__ import annotations
 
@@ -13,51 +9,60 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import torch
 
 from metanet import machine
+from metanet.zoo.executors import Report, Split
 from metanet.zoo.plan import Group
-from metanet.zoo.work import Work
-
-Report = Callable[[Group, float], None]
-Executor = Callable[[Work, list[Group], int | None, Report], None]
+from metanet.zoo.work import TooLarge, Work
 
 
-def local(work: Work, groups: list[Group], processes: int | None, report: Report) -> None:
-    """On this machine: a GPU in this process; the CPU in `processes` single-threaded ones (None = one per core).
+def check(device: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={device}: this machine or this build of torch has no CUDA. Use device=cpu.")
+
+
+def run(work: Work, groups: list[Group], processes: int | None, report: Report, split: Split) -> None:
+    """Trains the groups; see the contract of `metanet.zoo.executors`.
 
     Raises:
         ValueError, OSError: what a worker met, with the group's name; ChildProcessError if a worker died.
     """
     count = min(len(groups), processes or machine.num_cores())
+    pending = deque(groups)
     if work.device != "cpu" or count == 1:
         with _one_thread() if work.device == "cpu" else contextlib.nullcontext():
             images = work.images()
-            for group in groups:
-                work.train(group, images, lambda fraction, group=group: report(group, fraction))
+            while pending:
+                group = pending.popleft()
+                try:
+                    work.train(group, images, lambda fraction, group=group: report(group, fraction))
+                except TooLarge:
+                    pending.extend(split(group))
         return
-    pending = deque(groups)
     with _workers(work, count) as workers:
+        idle = list(workers)
         busy: dict[Connection, Group] = {}
-        for connection in workers:
-            busy[connection] = pending.popleft()
-            connection.send(busy[connection])
-        while busy:
+        while pending or busy:
+            while pending and idle:
+                connection = idle.pop()
+                busy[connection] = pending.popleft()
+                connection.send(busy[connection])
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 group = busy[connection]
-                fraction = _receive(connection, workers[connection], group)
-                report(group, fraction)
-                if fraction == 1:
-                    if pending:
-                        busy[connection] = pending.popleft()
-                        connection.send(busy[connection])
-                    else:
-                        del busy[connection]
+                message = _receive(connection, workers[connection], group)
+                if isinstance(message, float):
+                    report(group, message)
+                else:
+                    pending.extend(split(group))
+                if message == 1 or isinstance(message, TooLarge):
+                    del busy[connection]
+                    idle.append(connection)
 
 
 @contextlib.contextmanager
@@ -90,8 +95,8 @@ def _workers(work: Work, count: int) -> Iterator[dict[Connection, BaseProcess]]:
             process.join()
 
 
-def _receive(connection: Connection, process: BaseProcess, group: Group) -> float:
-    """The fraction of its group that a worker has done."""
+def _receive(connection: Connection, process: BaseProcess, group: Group) -> float | TooLarge:
+    """The fraction of its group that a worker has done, or that it does not fit in memory."""
     try:
         message = connection.recv()
     except (EOFError, ConnectionResetError) as error:
@@ -100,7 +105,7 @@ def _receive(connection: Connection, process: BaseProcess, group: Group) -> floa
             f"group {group.name}: its worker died (exit code {process.exitcode}; -9 often means too little memory). "
             f"The same command goes on from the last snapshot; processes= lowers the number of workers."
         ) from error
-    if isinstance(message, float):
+    if isinstance(message, float | TooLarge):
         return message
     error, trace = message
     if isinstance(error, ValueError | OSError):
@@ -110,7 +115,7 @@ def _receive(connection: Connection, process: BaseProcess, group: Group) -> floa
 
 
 def _serve(connection: Connection, work: Work) -> None:
-    """A worker: takes groups, sends fractions, and at last (error, traceback)."""
+    """A worker: takes groups, sends fractions or TooLarge, and at last (error, traceback)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     machine.tune_allocator()
@@ -118,7 +123,11 @@ def _serve(connection: Connection, work: Work) -> None:
     try:
         images = work.images()
         while True:
-            work.train(connection.recv(), images, connection.send)
+            group = connection.recv()
+            try:
+                work.train(group, images, connection.send)
+            except TooLarge as error:
+                connection.send(error)
     except EOFError:
         return
     except Exception as error:
@@ -131,6 +140,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
-
-
-EXECUTORS: dict[str, Executor] = {"local": local}
