@@ -1,4 +1,4 @@
-"""A Ray cluster (https://docs.ray.io): every group is a task on one core, or one GPU. docs/cluster.md says how to start it.
+"""A Ray cluster (https://docs.ray.io): every group is a task on one core or one GPU.
 
 What travels is the path of the zoo and the name of a group; images, plan and weights lie in folders that all machines
 share, under one path. A task whose worker dies runs again, maybe beside one that was taken for dead; both put the same
