@@ -19,7 +19,8 @@ from metanet.zoo import manifest, plan
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
 
-SCHEMA = 2
+SCHEMA = 2  # 1 had no SHA-256 of the rows in its manifest files, and none of what training resumes from
+READABLE = (1, 2)
 RECORD = "zoo.json"
 MANIFEST = "manifest.parquet"  # written when all nets are trained
 LOG = "log.jsonl"  # times and host facts: the one file that differs between two makings of a zoo
@@ -38,6 +39,11 @@ def fragment_path(zoo: Path, group: str, step: int) -> Path:
     return zoo / "manifest" / f"{group}-{step}.parquet"
 
 
+def has_digests(record: Mapping[str, Any]) -> bool:
+    """Whether the manifest's files carry a SHA-256 of their rows: see `manifest.read`."""
+    return record["schema"] > 1
+
+
 def snapshots(record: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """Group and step of every snapshot that the finished zoo has."""
     for group in record["plan"]:
@@ -54,7 +60,7 @@ def is_complete(zoo: Path, record: Mapping[str, Any]) -> bool:
 
 def pack_record(spec: Spec, groups: list[Group], device: str) -> bytes:
     """The zoo.json of a new zoo. Nothing in it depends on the clock, the host or the path."""
-    return _pack(
+    return pack(
         {
             "schema": SCHEMA,
             "spec": spec.to_dict(),
@@ -70,7 +76,7 @@ def pack_record(spec: Spec, groups: list[Group], device: str) -> bytes:
 
 def replan(record: Mapping[str, Any], groups: list[Group]) -> bytes:
     """The zoo.json of a zoo whose plan has changed."""
-    return _pack({**record, "plan": plan.to_json(groups)})
+    return pack({**record, "plan": plan.to_json(groups)})
 
 
 def versions() -> dict[str, str]:
@@ -102,17 +108,21 @@ def read_record(zoo: Path) -> dict[str, Any]:
     try:
         content = json.loads(data)
         del content["sha256"]
-        schema, intact = content["schema"], _pack(content) == data
+        schema, intact = content["schema"], pack(content) == data
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged: no JSON as it was written ({error}). Make the zoo elsewhere.") from error
     if not intact:
         raise ValueError(f"{path}: damaged or edited: its SHA-256 does not fit. Make the zoo elsewhere.")
-    if schema != SCHEMA:
-        raise ValueError(f"{path}: found schema {schema}, expected {SCHEMA}: made by another version of metanet.")
+    if schema not in READABLE:
+        raise ValueError(
+            f"{path}: found schema {schema}, expected one of {', '.join(map(str, READABLE))}: made by a newer metanet "
+            f"(here is {metanet.__version__}), or none of ours. Read it with the version that made it."
+        )
     return content
 
 
-def _pack(content: Mapping[str, Any]) -> bytes:
+def pack(content: Mapping[str, Any]) -> bytes:
+    """The bytes of zoo.json, with their own SHA-256."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     lines = [f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in content.items()]
     return ("{\n" + ",\n".join([*lines, f'"sha256": "{digest}"']) + "\n}\n").encode()

@@ -139,6 +139,12 @@ def _recorded(spec: Spec, out: Path, device: str) -> list[Group] | None:
     if different:
         changes = "; ".join(f"{key} is {record['spec'].get(key)!r} there and {wanted[key]!r} here" for key in different)
         raise ValueError(f"{out}: holds the zoo of another spec: {changes}. Choose another out=, or that spec.")
+    if record["schema"] != layout.SCHEMA and not layout.is_complete(out, record):
+        raise ValueError(
+            f"{out}: begun by metanet {record['versions']['metanet']} (schema {record['schema']}, here is "
+            f"{layout.SCHEMA}): it can be read as it is, but not gone on with. Finish it with that version, or choose "
+            f"another out=."
+        )
     if record["device"] != device.split(":")[0]:
         raise ValueError(
             f"{out}: was begun with device={record['device']}, found device={device}. Go on with the former."

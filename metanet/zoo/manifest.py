@@ -101,15 +101,15 @@ def _place(net: Net, group: Group, row: int, step: int) -> dict[str, Any]:
     }
 
 
-def merge(fragments: Mapping[str, bytes]) -> bytes:
+def merge(fragments: Mapping[str, bytes], digested: bool = True) -> bytes:
     """manifest.parquet: the rows of all fragments by (net, step), with each fragment's SHA-256 in its metadata."""
-    tables = [read(data, name)[0] for name, data in sorted(fragments.items())]
+    tables = [read(data, name, digested)[0] for name, data in sorted(fragments.items())]
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in fragments.items()}
     return pack(pa.concat_tables(tables).sort_by([("net", "ascending"), ("step", "ascending")]), hashes)
 
 
-def read(data: bytes, where: object) -> tuple[pa.Table, dict[str, Any]]:
-    """The rows of a parquet file and what its writer was told about them.
+def read(data: bytes, where: object, digested: bool = True) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows of a parquet file and what its writer was told about them; `digested`: it has a SHA-256 of both.
 
     Raises:
         ValueError: damaged; a changed value is damage too.
@@ -118,7 +118,7 @@ def read(data: bytes, where: object) -> tuple[pa.Table, dict[str, Any]]:
         table = disk.read_parquet(data)
         about = json.loads((table.schema.metadata or {})[b"metanet"])
         table = table.replace_schema_metadata(None)
-        intact = about.pop("sha256") == _digest(table, about)
+        intact = not digested or about.pop("sha256") == digest(table, about)
     except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{where}: not a readable manifest ({error}): damaged.") from error
     if not intact:
@@ -129,17 +129,17 @@ def read(data: bytes, where: object) -> tuple[pa.Table, dict[str, Any]]:
 def pack(table: pa.Table, about: Mapping[str, Any]) -> bytes:
     """A parquet file with `about` in its metadata; equal inputs, equal bytes (by one version of pyarrow)."""
     sink = io.BytesIO()
-    note = json.dumps({**about, "sha256": _digest(table, about)}, sort_keys=True)
+    note = json.dumps({**about, "sha256": digest(table, about)}, sort_keys=True)
     pq.write_table(table.replace_schema_metadata({"metanet": note}), sink, compression="zstd")
     return sink.getvalue()
 
 
-def _digest(table: pa.Table, about: Mapping[str, Any]) -> str:
+def digest(table: pa.Table, about: Mapping[str, Any]) -> str:
     """SHA-256 of the values, names and types, and of `about`; parquet itself checks no byte."""
-    digest = hashlib.sha256(json.dumps([about, str(table.schema)], sort_keys=True).encode())
+    sha256 = hashlib.sha256(json.dumps([about, str(table.schema)], sort_keys=True).encode())
     for column in table.columns:
         values = column.drop_null()
         is_text = pa.types.is_string(column.type)
-        digest.update(column.is_null().to_numpy().tobytes())
-        digest.update(json.dumps(values.to_pylist()).encode() if is_text else values.to_numpy().tobytes())
-    return digest.hexdigest()
+        sha256.update(column.is_null().to_numpy().tobytes())
+        sha256.update(json.dumps(values.to_pylist()).encode() if is_text else values.to_numpy().tobytes())
+    return sha256.hexdigest()

@@ -35,7 +35,7 @@ class Zoo:
         self.record = layout.read_record(path)
         self.spec: dict[str, Any] = self.record["spec"]
         self.columns: dict[str, list[str]] = self.record["columns"]
-        self.manifest: pa.Table = _read_manifest(path, self.columns)
+        self.manifest: pa.Table = _read_manifest(path, self.record)
         self.archs: dict[str, dict[str, Any]] = self.record["archs"]
         self._arch = self._column("arch")
         self._row = self._column("row")
@@ -158,14 +158,14 @@ class Zoo:
         return list(verify.problems(self.path))
 
 
-def _read_manifest(zoo: Path, columns: dict[str, list[str]]) -> pa.Table:
-    whole = zoo / layout.MANIFEST
+def _read_manifest(zoo: Path, record: dict[str, Any]) -> pa.Table:
+    whole, digested = zoo / layout.MANIFEST, layout.has_digests(record)
     if whole.is_file():
-        return manifest.read(whole.read_bytes(), whole)[0]
+        return manifest.read(whole.read_bytes(), whole, digested)[0]
     fragments = _fragments(zoo)
     if not fragments:
-        return manifest.schema(columns).empty_table()
-    return manifest.read(manifest.merge(fragments), zoo / "manifest")[0]
+        return manifest.schema(record["columns"]).empty_table()
+    return manifest.read(manifest.merge(fragments, digested), zoo / "manifest")[0]
 
 
 def _fragments(zoo: Path) -> dict[str, bytes]:

@@ -25,61 +25,65 @@ def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -
     except ValueError as error:
         yield str(error)
         return
-    whole = zoo / layout.MANIFEST
+    whole, digested = zoo / layout.MANIFEST, layout.has_digests(record)
     finished = whole.is_file()
+    rows: pa.Table | None = None
     expected: dict[str, str] | None = None  # SHA-256 of every fragment
     if finished:
         try:
-            expected = manifest.read(whole.read_bytes(), whole)[1]
+            rows, expected = manifest.read(whole.read_bytes(), whole, digested)
         except ValueError as error:
             yield f"{error} {REMEDY}"
     fragments: dict[str, bytes] = {}
-    sound = expected is not None
-    same_versions = record["versions"] == layout.versions()  # others may write the same rows in other bytes
+    sound = True
+    same_bytes = digested and record["versions"] == layout.versions()  # others may write the same rows in other bytes
     for entry in record["plan"]:
         for step in entry["steps"]:
             path = layout.fragment_path(zoo, entry["group"], step)
             if path.is_file():
                 fragments[path.name] = path.read_bytes()
-                told = list(_fragment_problems(path, fragments[path.name], expected, same_versions))
+                told = list(_fragment_problems(path, fragments[path.name], expected, digested, same_bytes))
                 told = [
                     f"{problem} It holds the rows of the nets {_listed(entry['nets'])}. {REMEDY}" for problem in told
                 ]
                 yield from told
                 sound = sound and not told
-                yield from _weights_problems(zoo, entry, step, fragments[path.name])
+                yield from _weights_problems(zoo, entry, step, fragments[path.name], digested)
             elif finished:
                 sound = False
                 yield f"{path}: missing. It holds the rows of the nets {_listed(entry['nets'])}. {REMEDY}"
             advance(1)
-    if sound and same_versions and manifest.merge(fragments) != whole.read_bytes():
-        yield f"{whole}: damaged: it differs from its fragments. {REMEDY}"
+    if rows is not None and sound:
+        merged = manifest.merge(fragments, digested)
+        other_rows = manifest.digest(manifest.read(merged, whole)[0], {}) != manifest.digest(rows, {})
+        if other_rows or (same_bytes and merged != whole.read_bytes()):
+            yield f"{whole}: damaged: it differs from its fragments. {REMEDY}"
 
 
 def _fragment_problems(
-    path: Path, data: bytes, expected: Mapping[str, str] | None, same_versions: bool
+    path: Path, data: bytes, expected: Mapping[str, str] | None, digested: bool, same_bytes: bool
 ) -> Iterator[str]:
     try:
-        rows, about = manifest.read(data, path)
+        rows, about = manifest.read(data, path, digested)
     except ValueError as error:
         yield str(error)
         return
     if expected is not None and _sha256(data) != expected.get(path.name):
         whole = path.parent.parent / layout.MANIFEST
         yield f"{path}: damaged, or its SHA-256 in {whole} is; take both files for damaged."
-    elif expected is None and same_versions and manifest.pack(rows, about) != data:
+    elif expected is None and same_bytes and manifest.pack(rows, about) != data:
         yield f"{path}: damaged: its rows are right, but other bytes are not what was written."
 
 
-def _weights_problems(zoo: Path, entry: Mapping[str, Any], step: int, fragment: bytes) -> Iterator[str]:
+def _weights_problems(zoo: Path, entry: Mapping[str, Any], step: int, fragment: bytes, digested: bool) -> Iterator[str]:
     """Of the shard and the resume file that belong to a fragment; none where the fragment cannot tell."""
     try:
-        rows, hashes = manifest.read(fragment, "")
+        rows, hashes = manifest.read(fragment, "", digested)
     except ValueError:
         return
     yield from _shard_problems(layout.shard_path(zoo, entry["group"], step), rows, hashes)
     resume = layout.resume_path(zoo, entry["group"], step)
-    if resume.is_file() and _sha256(resume.read_bytes()) != hashes.get("resume"):
+    if resume.is_file() and digested and _sha256(resume.read_bytes()) != hashes["resume"]:
         yield (
             f"{resume}: damaged: what the training of the nets {_listed(entry['nets'])} goes on from is not what was "
             f"written. {REMEDY}"

@@ -65,7 +65,7 @@ class Killed(BaseException):
     """Stands for the end of the process: no handler of ours may catch it."""
 
 
-@pytest.mark.parametrize("stride", [37, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_end_before_any_operation_on_a_file_loses_nothing(tmp_path, tiny_spec, tiny_zoo, monkeypatch, stride):
     """Every attempt ends one file operation later than the last got, until one comes through."""
     spec, out = check_spec(tiny_spec, "here"), tmp_path / "tiny"
@@ -99,7 +99,7 @@ def test_an_end_before_any_operation_on_a_file_loses_nothing(tmp_path, tiny_spec
             }
         else:
             break
-    assert attempts > 5
+    assert attempts > 4
     assert tree(out) == tree(tiny_zoo.path)
 
 
@@ -215,7 +215,7 @@ def test_what_a_worker_meets_reaches_the_caller_as_one_error(tmp_path, tiny_spec
     groups = plan.plan(spec.nets())
     (out / "shards").write_text("in the way")
     with pytest.raises(OSError, match="shards"):
-        local.run(Work(spec, out, "cpu"), groups, 2, lambda group, fraction: None, list)
+        local.run(Work(spec, out, "cpu"), groups, 2, lambda group, fraction: None, lambda group: [])
 
 
 def test_a_dead_worker_is_one_clear_error(tmp_path, tiny_spec):
@@ -226,7 +226,7 @@ def test_a_dead_worker_is_one_clear_error(tmp_path, tiny_spec):
         os.kill(worker_processes(os.getpid())[0], signal.SIGKILL)
 
     with pytest.raises(ChildProcessError, match=r"its worker died \(exit code -9.* same command goes on"):
-        local.run(Work(spec, out, "cpu"), plan.plan(spec.nets()), 2, kill_a_worker, list)
+        local.run(Work(spec, out, "cpu"), plan.plan(spec.nets()), 2, kill_a_worker, lambda group: [])
 
 
 def run_script(monkeypatch, *words: str) -> None:
@@ -308,12 +308,12 @@ def test_a_group_that_is_too_large_is_halved_and_a_resume_honours_it(tmp_path, t
     assert zoo.verify() == []
     rows = [(row["net"], row["step"]) for row in zoo.manifest.to_pylist()]
     assert len(set(rows)) == len(rows) == 36
-    sizes = [len(entry["nets"]) for entry in zoo.record["plan"] if entry["steps"] != [0]]
-    assert set(sizes) == {1}
+    last = [row["group"] for row in zoo.manifest.to_pylist() if row["snapshot_fraction"] == 1]
+    assert len(set(last)) == len(last)  # each net ended in a group of its own
     assert len(zoo.record["plan"]) > len(planned)
     whole = tree(out)
-    last = next(row for row in zoo.manifest.to_pylist() if row["step"] and row["group"].endswith(("a", "b")))
-    layout.shard_path(out, last["group"], last["step"]).unlink()
+    row = next(row for row in zoo.manifest.to_pylist() if row["step"] and row["group"].endswith(("a", "b")))
+    layout.shard_path(out, row["group"], row["step"]).unlink()
     make_zoo(spec, out, processes=1)  # there is memory now, but the recorded plan holds
     assert tree(out) == whole
 

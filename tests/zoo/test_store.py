@@ -1,4 +1,6 @@
 import errno
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -6,6 +8,7 @@ import stat
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +17,8 @@ import metanet
 from metanet.commandline import LockedError
 from metanet.zoo import disk, images, layout, manifest, shards
 from metanet.zoo.feed import standardise
+from metanet.zoo.make import make_zoo
+from metanet.zoo.spec import check_spec
 
 
 @pytest.fixture
@@ -121,6 +126,51 @@ def test_every_flipped_bit_is_found_and_its_file_is_named(copy, count):
         assert any(str(path) in problem for problem in problems), (path, place)
         path.write_bytes(data)
     assert copy.verify() == []
+
+
+@pytest.fixture
+def old(copy):
+    """A finished zoo as version 0.1.0 wrote it before schema 2."""
+
+    def write(path, rows, about):
+        pq.write_table(rows.replace_schema_metadata({"metanet": json.dumps(about)}), path, compression="zstd")
+
+    fragments = sorted((copy.path / "manifest").iterdir())
+    for path in fragments:
+        rows, about = manifest.read(path.read_bytes(), path)
+        about.pop("resume", None)
+        write(path, rows, about)
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in fragments}
+    write(copy.path / layout.MANIFEST, copy.manifest, hashes)
+    content = layout.read_record(copy.path) | {"schema": 1}
+    (copy.path / layout.RECORD).write_bytes(layout.pack(content))
+    return metanet.open_zoo(copy.path)
+
+
+def test_a_finished_zoo_of_the_schema_before_is_read_and_verified(old, copy, tiny_spec):
+    assert old.manifest.equals(copy.manifest)
+    assert old.verify() == []
+    assert make_zoo(check_spec(tiny_spec, "here"), old.path).manifest.equals(copy.manifest)
+    for path in (next((old.path / "manifest").iterdir()), next(old.path.rglob("shards/*/0.safetensors"))):
+        data = path.read_bytes()
+        path.write_bytes(data[:-9] + b"!" + data[-8:])
+        assert any(str(path) in problem for problem in old.verify())
+        path.write_bytes(data)
+
+
+def test_an_unfinished_zoo_of_the_schema_before_is_not_gone_on_with(old, tiny_spec):
+    next(old.path.rglob("shards/*/0.safetensors")).unlink()
+    with pytest.raises(
+        ValueError, match=r"begun by metanet .* \(schema 1, here is 2\): it can be read as it is, but not"
+    ):
+        make_zoo(check_spec(tiny_spec, "here"), old.path)
+
+
+def test_a_zoo_of_a_later_schema_is_refused(copy):
+    content = layout.read_record(copy.path) | {"schema": 99}
+    (copy.path / layout.RECORD).write_bytes(layout.pack(content))
+    with pytest.raises(ValueError, match=r"found schema 99, expected one of 1, 2: made by a newer metanet"):
+        metanet.open_zoo(copy.path)
 
 
 def test_a_changed_weight_is_traced_to_its_tensor_and_net(copy):
