@@ -447,5 +447,5 @@ def test_verify_zoo_prints_damages_and_says_so_by_its_exit_code(tiny_zoo, tmp_pa
 
 def test_ray_is_asked_for_only_when_it_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"executor=ray needs Ray, .*pip install 'metanet\[ray\]'"):
+    with pytest.raises(ValueError, match=r"executor=ray needs Ray, .*pip install 'ray>=2.40'"):
         executors.find("ray").check("cpu")

@@ -85,7 +85,7 @@ def _ray() -> ModuleType:
     try:
         import ray  # only here: it takes seconds, and is an extra
     except ImportError as error:
-        raise ValueError(f"executor=ray needs Ray, which is missing ({error}): pip install 'metanet[ray]'") from error
+        raise ValueError(f"executor=ray needs Ray, which is missing ({error}): pip install 'ray>=2.40'") from error
     return ray
 
 
