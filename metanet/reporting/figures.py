@@ -192,3 +192,23 @@ def curves(
     margin = 0.04 * (ends[1] - ends[0] or 1.0)
     y = {"range": [ends[0] - margin, ends[1] + margin], "title": _title("loss"), "nticks": 6}
     return {"data": data, "layout": _layout(230, {"title": _title("epoch"), "dtick": max(1, round(last / 6))}, y)}
+
+
+def along(
+    places: Sequence[float], values: Mapping[str, Sequence[float]], label: str, palette: Mapping[str, str]
+) -> Figure:
+    """A curve per name over `places`, with a legend below; `label` says what the places are."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "x": list(places),
+            "y": [float(f"{value:.5g}") for value in its_values],
+            "line": {"color": palette[name], "width": 1.8},
+            "hovertemplate": f"{name}, %{{x:.2f}}: %{{y:.4f}}<extra></extra>",
+        }
+        for name, its_values in values.items()
+    ]
+    layout = _layout(300, {"title": _title(label)}, {"nticks": 6})
+    return {"data": data, "layout": layout | {"showlegend": True, "legend": {"orientation": "h", "y": -0.25}}}
