@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-MEASURED = ("test_accuracy", "generalisation_gap", "snapshot_fraction")  # real numbers of a snapshot, never classes
+MEASURED = (
+    "test_accuracy",
+    "generalisation_gap",
+    "psnr",
+    "snapshot_fraction",
+)  # real numbers of a snapshot, never classes
 MOST_CLASSES = 8  # a number with more distinct values is regressed
 LOG_DECADES = 1.5  # a positive number that spans as many is regressed on its log10
 LEAST_ENTROPY = 0.1  # nats; keeps a target whose classes are nearly all the same from ruling the mean loss
@@ -92,6 +97,9 @@ def candidates(manifest: pa.Table, hyperparameters: Iterable[str]) -> dict[str, 
     if {"train_accuracy", "test_accuracy"} <= measured:
         train, test = (manifest[name].to_numpy() for name in ("train_accuracy", "test_accuracy"))
         columns |= {"test_accuracy": manifest["test_accuracy"], "generalisation_gap": pa.array(train - test)}
+    for name in ("label", "psnr"):  # of implicit representations: what the image shows, and how well
+        if name in measured:
+            columns[name] = manifest[name]
     if "snapshot_fraction" in measured:
         columns["snapshot_fraction"] = manifest["snapshot_fraction"]
     return columns

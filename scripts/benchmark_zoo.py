@@ -30,11 +30,14 @@ from metanet import commandline, machine
 from metanet.progress import progress
 from metanet.reporting.tables import Cell, Column, Table, print_to, to_markdown
 from metanet.zoo import nets, optimisers, plan, sizes
+from metanet.zoo.families import task
 from metanet.zoo.feed import standardise
 from metanet.zoo.fit import Training
 from metanet.zoo.hyperparameters import NEUTRAL
 from metanet.zoo.images import Images
+from metanet.zoo.pixel_feed import places
 from metanet.zoo.spec import Net
+from metanet.zoo.tasks import TASKS
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "small_cnn": {"batch_norm": False, "conv_depth": 3, "conv_width": 16},
@@ -49,6 +52,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mlp": {"batch_norm": False, "depth": 2, "width": 64},
     "model_zoos_cnn": {"variant": "cnn"},
     "resnet": {"depth": 8, "width": 8, "norm": "batch"},
+    "vit": {"depth": 2, "width": 32, "heads": 4, "patch": 7, "readout": "class"},
+    "wild_park": {"depth": 3, "kernels": "3-5-3", "widths": "8-16-8", "skips": "0-0-2"},
+    "siren": {"depth": 2, "width": 32, "omega": 30},
 }
 WAYS = ("plain", "tuned", "stacked")
 NUM_IMAGES = 8192
@@ -164,15 +170,20 @@ def plain_step(net: Net, images: Images, device: str, fused: bool) -> Callable[[
     chosen = net.hyperparameters
     module = nets.build(net.arch, activation=chosen["activation"], dropout=chosen["dropout"]).to(device).train()
     optimizer = TORCH_OPTIMIZERS[chosen["optimizer"]](module.parameters(), chosen["learning_rate"], fused)
-    order, size = torch.randperm(net.train_images, device=device), chosen["batch_size"]
-    done = 0
+    fitted = task(net.arch) == "image_fitting"
+    place, value = places(*images.train.shape[2:]).T.contiguous().to(device), images.train[0].flatten(1).T.contiguous()
+    order = torch.randperm(len(place) if fitted else net.train_images, device=device)
+    size, done = chosen["batch_size"], 0
 
     def step() -> None:
         nonlocal done
         batch = order[done * size : (done + 1) * size]
         done = (done + 1) % net.steps_per_epoch
         optimizer.zero_grad()
-        loss = F.cross_entropy(module(standardise(images.train[batch].float() / 255)), images.train_labels[batch])
+        if fitted:
+            loss = F.mse_loss(module(place[batch]), standardise(value[batch].float() / 255))
+        else:
+            loss = F.cross_entropy(module(standardise(images.train[batch].float() / 255)), images.train_labels[batch])
         loss.backward()
         optimizer.step()
 
@@ -215,7 +226,7 @@ def group_of(name: str, options: Options) -> plan.Group:
                 train_images=NUM_IMAGES,
                 eval_images=None,
                 epochs=1,
-                steps_per_epoch=NUM_IMAGES // options.batch_size,
+                steps_per_epoch=TASKS[task(arch)].samples(NUM_IMAGES, arch["image_shape"]) // options.batch_size,
                 learning_rate_decay=1.0,
                 snapshots=(1.0,),
             )

@@ -1,11 +1,12 @@
 """Zoos: populations of nets, from the spec to the shards. docs/zoo.md says how they are specified, stored and mended.
 
-    spec.py, distributions.py   a YAML file -> nets, each fully determined
+    spec.py, architectures.py   a YAML file -> nets, each fully determined; distributions.py is what they draw from
     images/, augment.py         what nets are trained on; a format of image files is a file
-    nets.py, families/          what nets are; a family is a file (fields.py: what tells its architectures apart)
+    nets.py, families/          what nets are; a family is a file (fields.py, layers.py: what it is made of)
+    tasks.py                    what nets are trained to do
     hyperparameters.py          what else they draw; initialisations.py and schedules.py are among it
     plan.py, sizes.py           which nets are trained together, and what that takes
-    fit.py                      one group trained as one program; its feed.py, stack.py and optimisers.py
+    fit.py                      one group trained as one program; its feed.py or pixel_feed.py, stack.py, optimisers.py
     work.py                     one group from what the disk holds to all its snapshots
     executors/                  where groups are trained
     make.py                     a spec -> a finished zoo

@@ -4,9 +4,10 @@ An epoch is a fresh order of the training images without its last, incomplete ba
 functions of (seed, net, epoch or step) alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
@@ -23,14 +24,45 @@ def standardise(images: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return images.mul(2).sub_(1)
 
 
+def check_images(group: Group, images: Mapping[str, Images]) -> None:
+    """ValueError if images have another shape than the architecture says, or are fewer than the nets train on."""
+    for name in sorted({net.image_set for net in group.nets}):
+        found, expected = tuple(images[name].train.shape[1:]), tuple(group.arch["image_shape"])
+        if found != expected or len(images[name].train) < group.train_images:
+            raise ValueError(
+                f"group {group.name}: image set {name!r} has {len(images[name].train)} images of shape "
+                f"{found}, expected {expected} and at least {group.train_images} images; load it in that shape"
+            )
+
+
+class Order:
+    """Which samples each net sees at a step: in every epoch all of `count` in a fresh order, in whole batches."""
+
+    def __init__(self, group: Group, nets: Int64[Tensor, " nets"], seed: int, count: int):
+        self.group, self.nets, self.seed, self.count = group, nets, seed, count
+        self._of: tuple[int, Int64[Tensor, "nets count"]] | None = None
+
+    def batch(self, step: int) -> Int64[Tensor, "nets batch"]:
+        epoch, batch = divmod(step, self.group.steps_per_epoch)
+        if self._of is None or self._of[0] != epoch:
+            keys = seeding.keys(self.seed, self.nets, "order", epoch)
+            self._of = epoch, seeding.permutation(keys, self.count)
+        size = self.group.batch_size
+        return self._of[1][:, batch * size : (batch + 1) * size]
+
+
 class Feed:
-    """The batches of a group. `images` holds every image set of the group, on `device`.
+    """The task "classification": the batches of a group, its losses and metrics.
+
+    Args:
+        images: every image set of the group, on `device`.
 
     Raises:
-        ValueError: images of another shape than the architecture takes, or fewer than the nets train on.
+        ValueError: images that do not fit the group.
     """
 
     def __init__(self, group: Group, images: Mapping[str, Images], seed: int, device: torch.device, dtype: torch.dtype):
+        check_images(group, images)
         self.group, self.seed, self.dtype, self.device = group, seed, dtype, device
         self.nets = torch.tensor([net.net for net in group.nets], device=device)
         self._augmented = [row for row, net in enumerate(group.nets) if net.hyperparameters["augmentation"]]
@@ -39,23 +71,13 @@ class Feed:
             by_set.setdefault(net.image_set, []).append(row)
         self._sets = [(images[name], torch.tensor(rows, device=device)) for name, rows in by_set.items()]
         self._noisy = self._noisy_labels()
-        self._order: tuple[int, Int64[Tensor, "nets images"]] | None = None
-        for image_set, _ in self._sets:
-            found, expected = tuple(image_set.train.shape[1:]), tuple(group.arch["image_shape"])
-            if found != expected or len(image_set.train) < group.train_images:
-                raise ValueError(
-                    f"group {group.name}: image set {image_set.name!r} has {len(image_set.train)} images of shape "
-                    f"{found}, expected {expected} and at least {group.train_images} images; load it in that shape"
-                )
+        self._order = Order(group, self.nets, seed, group.train_images)
+        smoothing = torch.tensor([net.hyperparameters["label_smoothing"] for net in group.nets], device=device)
+        self._smoothing = smoothing.to(dtype)[:, None] if smoothing.any() else None
 
     def train(self, step: int) -> tuple[Float[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"]]:
         """The images and labels of training step `step`, which counts from 0."""
-        epoch, batch = divmod(step, self.group.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            keys = seeding.keys(self.seed, self.nets, "order", epoch)
-            self._order = epoch, seeding.permutation(keys, self.group.train_images)
-        size = self.group.batch_size
-        pixels, labels = self._gather("train", self._order[1][:, batch * size : (batch + 1) * size])
+        pixels, labels = self._gather("train", self._order.batch(step))
         images = pixels.to(self.dtype).div_(255)
         if self._augmented:
             keys = seeding.keys(self.seed, self.nets, "augmentation", step)
@@ -83,7 +105,30 @@ class Feed:
         other = (labels + 1 + (choice * (classes - 1)).long()) % classes
         return torch.where(chance < noise, other, labels)
 
-    def evaluation(
+    def losses(
+        self, logits: Float[Tensor, "nets classes batch"], labels: Int64[Tensor, "nets batch"]
+    ) -> Float[Tensor, "nets batch"]:
+        """Cross-entropy, with label smoothing as in Szegedy et al. (2016)."""
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if self._smoothing is None:
+            return losses
+        return torch.lerp(losses, -logits.log_softmax(1).mean(1), self._smoothing)
+
+    def evaluate(self, run: Callable[[Tensor], Tensor]) -> dict[str, Float[Tensor, " nets"]]:
+        """Accuracy and mean loss without smoothing of every net on either part; `run` gives the logits of images."""
+        metrics: dict[str, Tensor] = {}
+        for part in ("train", "test"):
+            correct = count = loss = torch.zeros(len(self.nets), device=self.device)
+            for images, labels, valid in self._evaluation(part):
+                logits = run(images)
+                correct = correct + ((logits.argmax(1) == labels) & valid).sum(1)
+                losses = F.cross_entropy(logits, labels, reduction="none")
+                loss = loss + torch.where(valid, losses, 0).sum(1)
+                count = count + valid.sum(1)
+            metrics[f"{part}_accuracy"], metrics[f"{part}_loss"] = correct / count, loss / count
+        return metrics
+
+    def _evaluation(
         self, part: str
     ) -> Iterator[tuple[Float[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"], Tensor]]:
         """Images, labels and a mask of the valid ones [nets, batch], batch by batch, of part "train" or "test".

@@ -23,12 +23,30 @@ class Field:
 
     prefix: str
     check: Check = SIZE  # its kind is the type of the manifest's column
+    of_each: str | None = None  # an earlier field, a number of layers: each has a value; an architecture's is "3-7-5"
 
     def named(self, value: Any) -> str:
         """The value in a name; a flag that is off does not show."""
         if self.check.kind is bool:
             return self.prefix if value else ""
         return f"{self.prefix}{value}"
+
+    @property
+    def kind(self) -> type:
+        """Of an architecture's value."""
+        return str if self.of_each else self.check.kind
+
+    def problem(self, name: str, arch: Arch) -> str | None:
+        """What is wrong with the value of an architecture, in words; None if nothing is."""
+        value = arch[name]
+        if self.of_each is None:
+            return None if self.check.accepts(value) else f"found {name} {value!r}, expected {self.check.expected}"
+        layers = value.split("-") if isinstance(value, str) else []
+        good = len(layers) == arch[self.of_each] and all(
+            layer.isdecimal() and self.check.accepts(int(layer)) for layer in layers
+        )
+        each = f"{arch[self.of_each]} numbers joined by -, each {self.check.expected}"
+        return None if good else f"found {name} {value!r}, expected {each}"
 
 
 BATCH_NORM = Field("-bn", BOOLEAN)

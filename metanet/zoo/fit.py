@@ -11,18 +11,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from metanet import seeding
-from metanet.zoo import nets, schedules
+from metanet.zoo import families, nets, schedules
 from metanet.zoo.feed import Feed
 from metanet.zoo.images import Images
 from metanet.zoo.initialisations import initialise
 from metanet.zoo.optimisers import StackOptimizer
+from metanet.zoo.pixel_feed import PixelFeed
 from metanet.zoo.plan import Group
 from metanet.zoo.stack import Stack
+
+FEEDS = {"classification": Feed, "image_fitting": PixelFeed}  # by task
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Snapshot:
     step: int
     epoch: int  # whole epochs done
     state_dict: dict[str, Tensor]  # names of nets.build(arch).state_dict(), each [nets, *shape]
-    metrics: dict[str, Float[Tensor, " nets"]]  # {train,test}_{accuracy in [0, 1],loss in nats}, of nets in eval mode
+    metrics: dict[str, Shaped[Tensor, " nets"]]  # those of the task, of nets in eval mode
     diverged: Bool[Tensor, " nets"]  # these nets keep what they had before a loss, weight or statistic overflowed
     resume_state: dict[str, Tensor]  # what `fit` needs to go on from here, bit for bit
 
@@ -72,7 +74,7 @@ class Training:
     def __init__(self, group: Group, images: Mapping[str, Images], seed: int, device: torch.device, dtype: torch.dtype):
         self.group, self.seed = group, seed
         self.done = 0  # steps
-        self.feed = Feed(group, images, seed, device, dtype)
+        self.feed = FEEDS[families.task(group.arch)](group, images, seed, device, dtype)
         self.alive = torch.ones(len(group.nets), dtype=torch.bool, device=device)
 
         def each(name: str) -> Tensor:
@@ -99,8 +101,7 @@ class Training:
         self.optimizer = StackOptimizer(self._names("optimizer"), each("weight_decay"), self.weights)
         self.first_rate = each("learning_rate")
         self.rate_decay = torch.tensor([net.learning_rate_decay for net in group.nets], dtype=dtype, device=device)
-        smoothing, clip = each("label_smoothing"), each("gradient_clip")
-        self.smoothing = smoothing[:, None] if smoothing.any() else None
+        clip = each("gradient_clip")
         self.largest_norm = torch.where(clip > 0, clip, torch.inf) if clip.any() else None
 
     def _names(self, hyperparameter: str) -> list[str]:
@@ -114,10 +115,10 @@ class Training:
 
     def step(self) -> None:
         """One step of every net; one whose loss, weights or running statistics overflow stays as it is from now on."""
-        images, labels = self.feed.train(self.done)
+        inputs, wanted = self.feed.train(self.done)
         before = {name: value.clone() for name, value in self.buffers.items()}
-        logits = self.stack(self.parameters | self.buffers, images, self._keys("dropout", self.done))
-        losses = self._losses(logits, labels).mean(1)
+        outputs = self.stack(self.parameters | self.buffers, inputs, self._keys("dropout", self.done))
+        losses = self.feed.losses(outputs, wanted).mean(1)
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
         torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=self.gradients)
         if self.largest_norm is not None:
@@ -135,37 +136,16 @@ class Training:
                 after = value if value.is_floating_point() else value + 1  # the counter of a batch norm's steps
                 torch.where(self.alive.view(-1, *[1] * (value.dim() - 1)), after, before[name], out=value)
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Float[Tensor, "nets batch"]:
-        """Cross-entropy, with label smoothing as in Szegedy et al. (2016)."""
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        if self.smoothing is None:
-            return losses
-        return torch.lerp(losses, -logits.log_softmax(1).mean(1), self.smoothing)
-
     @torch.no_grad()
-    def evaluate(self, part: str) -> tuple[Float[Tensor, " nets"], Float[Tensor, " nets"]]:
-        """Accuracy and mean loss of every net on part "train" or "test"."""
-        correct = count = loss = torch.zeros(len(self.group.nets), device=self.weights.device)
-        for images, labels, valid in self.feed.evaluation(part):
-            logits = self.stack(self.parameters | self.buffers, images)
-            correct = correct + ((logits.argmax(1) == labels) & valid).sum(1)
-            losses = F.cross_entropy(logits, labels, reduction="none")
-            loss = loss + torch.where(valid, losses, 0).sum(1)
-            count = count + valid.sum(1)
-        return correct / count, loss / count
-
     def snapshot(self) -> Snapshot:
         """The group as it is now."""
-        metrics: dict[str, Tensor] = {}
-        for part in ("train", "test"):
-            accuracy, loss = self.evaluate(part)
-            metrics[f"{part}_accuracy"], metrics[f"{part}_loss"] = accuracy.cpu(), loss.cpu()
         state = self.parameters | self.buffers
+        metrics = self.feed.evaluate(lambda inputs: self.stack(state, inputs))
         return Snapshot(
             step=self.done,
             epoch=self.done // self.group.steps_per_epoch,
             state_dict={name: _copy(state[name]) for name in self.state_names},
-            metrics=metrics,
+            metrics={name: value.cpu() for name, value in metrics.items()},
             diverged=~self.alive.cpu(),
             resume_state={name: _copy(value) for name, value in self._state().items()}
             | {"done": torch.tensor(self.done)},

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from metanet import seeding
+from metanet.zoo.layers import Tokens
 from metanet.zoo.nets import build
 
 
@@ -45,6 +46,13 @@ def _truncated_normal(keys: Int64[Tensor, " nets"], shape: Sequence[int]) -> Flo
     return (torch.erfinv(uniform) * math.sqrt(2)).float()
 
 
+def _siren(keys: Int64[Tensor, " nets"], shape: Sequence[int]) -> Float[Tensor, "nets ..."]:
+    """U[±1 / in] where places (x, y) come in, U[±sqrt(6 / in) / 30] elsewhere. Source: Sitzmann et al. (2020), 3.2."""
+    inputs = _fans(shape)[0]
+    bound = 1 / inputs if tuple(shape[1:]) == (2,) else math.sqrt(6 / inputs) / 30
+    return _uniform(keys, shape, bound**2 / 3)
+
+
 # (keys [nets], shape of a weight [out, in, *taps]) -> [nets, *shape]
 INITIALISATIONS: dict[str, Callable[[Int64[Tensor, " nets"], Sequence[int]], Float[Tensor, "nets ..."]]] = {
     "constant": lambda keys, shape: torch.full((len(keys), *shape), 0.1, device=keys.device),
@@ -56,6 +64,7 @@ INITIALISATIONS: dict[str, Callable[[Int64[Tensor, " nets"], Sequence[int]], Flo
     "orthogonal": _orthogonal,
     "uniform": lambda keys, shape: seeding.uniform(keys, *shape),
     "truncated_normal": _truncated_normal,
+    "siren": _siren,
 }
 SCALED = ("normal", "truncated_normal")  # their standard deviation is a hyperparameter; the others have their own
 
@@ -89,4 +98,4 @@ def initialise(
     return fresh
 
 
-_WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
+_WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, Tokens)

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from metanet.zoo import disk
-from metanet.zoo.distributions import Check
 from metanet.zoo.families import FAMILIES
 from metanet.zoo.hyperparameters import HYPERPARAMETERS
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Net, Spec
+from metanet.zoo.tasks import TASKS
 
-METRICS = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
+METRICS = {name: kind for task in TASKS.values() for name, kind in task.metrics.items()}
 _PLACE = pa.schema(
     [
         ("net", pa.int64()),
@@ -42,28 +42,28 @@ def columns(spec: Spec) -> dict[str, list[str]]:
     return {
         "hyperparameters": [name for name in HYPERPARAMETERS if name in spec.hyperparameters],
         "architecture": ["family", "batch_norm", *sorted(fields - {"batch_norm"})],
-        "metrics": list(METRICS),
+        "metrics": list(TASKS[spec.task].metrics),
     }
 
 
 def schema(columns: Mapping[str, Sequence[str]]) -> pa.Schema:
     """The manifest's columns with their types."""
     architecture = {"family": pa.string()} | {
-        name: _type(field.check) for family in FAMILIES.values() for name, field in family.FIELDS.items()
+        name: _TYPES[field.kind] for family in FAMILIES.values() for name, field in family.FIELDS.items()
     }
     return pa.schema(
         [
             *_PLACE,
-            *((name, _type(HYPERPARAMETERS[name])) for name in columns["hyperparameters"]),
+            *((name, _TYPES[HYPERPARAMETERS[name].kind]) for name in columns["hyperparameters"]),
             *((name, architecture[name]) for name in columns["architecture"]),
-            *((name, pa.float32()) for name in columns["metrics"]),
+            *((name, _MEASURED[METRICS[name]]) for name in columns["metrics"]),
             ("sha256", pa.string()),
         ]
     )
 
 
-def _type(check: Check) -> pa.DataType:
-    return {float: pa.float64(), int: pa.int64(), bool: pa.bool_(), str: pa.string()}[check.kind]
+_TYPES = {float: pa.float64(), int: pa.int64(), bool: pa.bool_(), str: pa.string()}
+_MEASURED = _TYPES | {float: pa.float32()}
 
 
 def fragment(
@@ -81,7 +81,7 @@ def fragment(
         | {"status": "diverged" if diverged[row] else "ok", "sha256": hashes[row]}
         | {name: net.hyperparameters[name] for name in columns["hyperparameters"]}
         | {name: net.arch.get(name) for name in columns["architecture"]}
-        | {name: float(metrics[name][row]) for name in columns["metrics"]}
+        | {name: METRICS[name](metrics[name][row].item()) for name in columns["metrics"]}
         for row, net in enumerate(group.nets)
     ]
     return pack(pa.Table.from_pylist(rows, schema(columns)), about)

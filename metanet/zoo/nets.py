@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from metanet.zoo.families import FAMILIES
+from metanet.zoo.families import FAMILIES, task
+from metanet.zoo.layers import Sin
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -17,11 +18,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
+    "sin": Sin,
 }
 
 
 def build(arch: Mapping[str, Any], *, activation: str = "relu", dropout: float = 0.0) -> nn.Sequential:
-    """The net of an architecture, images [batch, channels, height, width] -> logits [batch, num_classes].
+    """The net of an architecture: if it classifies, images [batch, channels, height, width] -> [batch, num_classes].
 
     Raises:
         ValueError: unknown family, field or activation, a missing field, or sizes that make no net.
@@ -39,6 +41,11 @@ def arch_name(arch: Mapping[str, Any]) -> str:
     return f"{arch['family']}{fields}-{shape}-{arch['num_classes']}"
 
 
+def input_shape(arch: Mapping[str, Any]) -> list[int]:
+    """Of what a net reads, without the batch: an image, or a place in one."""
+    return [2] if task(arch) == "image_fitting" else list(arch["image_shape"])
+
+
 def check(arch: Mapping[str, Any]) -> None:
     """Raises ValueError where `arch` describes no net."""
     _one_of(arch.get("family"), FAMILIES, "family")
@@ -46,9 +53,9 @@ def check(arch: Mapping[str, Any]) -> None:
     expected = ["family", "image_shape", "num_classes", *family.FIELDS]
     if set(arch) != set(expected):
         raise ValueError(f"architecture {dict(arch)}: found the fields {sorted(arch)}, expected {sorted(expected)}")
-    for name, check in {name: field.check for name, field in family.FIELDS.items()}.items():
-        if not check.accepts(arch[name]):
-            raise ValueError(f"architecture {dict(arch)}: found {name} {arch[name]!r}, expected {check.expected}")
+    for name, field in family.FIELDS.items():
+        if problem := field.problem(name, arch):
+            raise ValueError(f"architecture {dict(arch)}: {problem}")
     sizes = [*arch["image_shape"], arch["num_classes"]]
     if len(sizes) != 4 or any(type(size) is not int or size < 1 for size in sizes):
         raise ValueError(

@@ -35,7 +35,7 @@ def size(group: Group) -> Size:
 def _size(arch: str) -> Size:
     with torch.device("meta"):
         module = nets.build(json.loads(arch)).eval()
-        image = torch.empty(1, *json.loads(arch)["image_shape"])
+        image = torch.empty(1, *nets.input_shape(json.loads(arch)))
     with FlopCounterMode(display=False) as counter:
         module(image)
     return Size(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metanet import seeding
 from metanet.zoo import images, nets
+from metanet.zoo.architectures import check_family, check_task, draw_architectures
 from metanet.zoo.distributions import (
     Check,
     check_distribution,
@@ -32,8 +32,9 @@ from metanet.zoo.distributions import (
     one_of,
     real,
 )
-from metanet.zoo.families import FAMILIES
+from metanet.zoo.families import task
 from metanet.zoo.hyperparameters import HYPERPARAMETERS, NEUTRAL, REQUIRED
+from metanet.zoo.tasks import TASKS
 
 NUMBERS: dict[str, Check] = {
     "name": Check(
@@ -99,6 +100,11 @@ class Spec:
     hyperparameters: dict[str, Any]
     snapshots: list[float]  # ascending fractions of training in [0, 1]
 
+    @property
+    def task(self) -> str:
+        """What its nets are trained to do, a name of TASKS."""
+        return task(self.architectures[0])
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -122,7 +128,7 @@ class Spec:
             ValueError: the distributions hold too few distinct architectures, or a net would have no step to train
                 or two snapshots at one step.
         """
-        archs = self._archs()
+        archs = draw_architectures(self)
         return [self._net(net, archs[net % len(archs)]) for net in range(self.num_nets)]
 
     def _net(self, net: int, arch: dict[str, Any]) -> Net:
@@ -134,6 +140,7 @@ class Spec:
         image_set = draw(self.images, seeding.key(self.seed, "image_set", net))
         available = images.SETS[image_set].num_train
         train_images = int(min(self.train_images or available, available) * drawn["train_fraction"])
+        unit, samples = TASKS[self.task].unit, TASKS[self.task].samples(train_images, self.image_shape)
         found = Net(
             net=net,
             lineage=net,
@@ -144,41 +151,16 @@ class Spec:
             train_images=train_images,
             eval_images=self.eval_images,
             epochs=self.epochs,
-            steps_per_epoch=train_images // drawn["batch_size"],
+            steps_per_epoch=samples // drawn["batch_size"],
             learning_rate_decay=self.learning_rate_decay,
             snapshots=tuple(self.snapshots),
         )
         if not found.steps or len(set(found.snapshot_steps)) < len(self.snapshots):
             raise ValueError(
-                f"spec {self.name}: {self.epochs} epochs of {train_images} {image_set} images in batches of "
+                f"spec {self.name}: {self.epochs} epochs of {samples} {image_set} {unit} in batches of "
                 f"{drawn['batch_size']} are {found.steps} steps, too few for the snapshots {self.snapshots}. "
-                f"Raise epochs or train_images, or take smaller batches or fewer snapshots."
+                f"Raise epochs or the {unit}, or take smaller batches or fewer snapshots."
             )
-        return found
-
-    def _archs(self) -> list[dict[str, Any]]:
-        """`num_architectures` distinct ones, shared out between the families by weight."""
-        shares = _shares([family.get("weight", 1) for family in self.architectures], self.num_architectures)
-        common = {"image_shape": self.image_shape, "num_classes": self.num_classes}
-        found: list[dict[str, Any]] = []
-        for position, (family, share) in enumerate(zip(self.architectures, shares, strict=True)):
-            distributions = {name: value for name, value in family.items() if name != "weight"}
-            distinct: dict[str, dict[str, Any]] = {}
-            for attempt in range(100 * share):
-                drawn = {
-                    name: draw(value, seeding.key(self.seed, "architecture", position, name, attempt))
-                    for name, value in distributions.items()
-                }
-                distinct.setdefault(json.dumps(drawn), drawn | common)
-                if len(distinct) == share:
-                    break
-            if len(distinct) < share:
-                raise ValueError(
-                    f"spec {self.name}: architectures[{position}] ({family['family']}) should give {share} distinct "
-                    f"architectures, but its choices hold only {len(distinct)}. "
-                    f"Give it more choices or a smaller weight, or lower num_architectures."
-                )
-            found += distinct.values()
         return found
 
 
@@ -225,9 +207,10 @@ def check_spec(raw: Mapping[Any, Any], where: str) -> Spec:
     if not isinstance(raw["architectures"], list) or not raw["architectures"]:
         raise ValueError(f"{where}: architectures: found {raw['architectures']!r}, expected a list of families")
     architectures = [
-        _check_family(family, f"{where}: architectures[{position}]")
+        check_family(family, f"{where}: architectures[{position}]")
         for position, family in enumerate(raw["architectures"])
     ]
+    check_task(architectures, hyperparameters, where)
     for name in raw["images"]:
         if images.SETS[name].num_classes > raw["num_classes"]:
             raise ValueError(
@@ -246,23 +229,3 @@ def check_spec(raw: Mapping[Any, Any], where: str) -> Spec:
         "learning_rate_decay": float(raw["learning_rate_decay"]),
     }
     return Spec(**{**raw, **checked})
-
-
-def _check_family(raw: Any, where: str) -> dict[str, Any]:
-    family = str(raw.get("family")) if isinstance(raw, dict) else ""
-    check_value(family, one_of(FAMILIES), f"{where}.family")
-    checks = {name: field.check for name, field in FAMILIES[family].FIELDS.items()}
-    check_mapping(raw, ["family", *checks], where, optional=["weight"])
-    check_value(raw.get("weight", 1), integer(1), f"{where}.weight")
-    return raw | {name: check_distribution(raw[name], check, f"{where}.{name}") for name, check in checks.items()}
-
-
-def _shares(weights: list[int], total: int) -> list[int]:
-    """`total` shared out by weight, at least 1 each; what rounding leaves goes to the largest remainders."""
-    exact = [total * weight / sum(weights) for weight in weights]
-    shares = [max(1, math.floor(share)) for share in exact]
-    while sum(shares) != total:
-        step = 1 if sum(shares) < total else -1
-        able = [i for i in range(len(shares)) if shares[i] + step >= 1]
-        shares[max(able, key=lambda i: step * (exact[i] - shares[i]))] += step
-    return shares

@@ -139,10 +139,10 @@ class Zoo:
                     f"finite, in shards/{self._shards[self._shard[bad]]}.safetensors. Leave the net out."
                 )
 
-    def example_input(self, arch: str) -> Float[Tensor, "2 channels height width"]:
-        """Two images of noise in [0, 1), always the same."""
+    def example_input(self, arch: str) -> Float[Tensor, "2 *shape"]:
+        """Two inputs of noise in [0, 1), always the same: images, or places in one."""
         keys = seeding.keys(0, torch.arange(2), "example_input")
-        return seeding.uniform(keys, *self.archs[arch]["image_shape"])
+        return seeding.uniform(keys, *nets.input_shape(self.archs[arch]))
 
     def template(self, arch: str, activation: str) -> Template:
         """The parameter graph of an architecture with an activation; traced once."""

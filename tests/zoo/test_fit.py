@@ -21,7 +21,7 @@ from metanet.zoo.optimisers import OPTIMIZERS
 from metanet.zoo.plan import Group
 from metanet.zoo.schedules import SCHEDULES
 from metanet.zoo.spec import Net
-from metanet.zoo.stack import dropout_mask
+from metanet.zoo.stack_rules import dropout_mask
 
 SEED = 11
 CNN: dict[str, Any] = {
@@ -187,11 +187,41 @@ def assert_equals_the_plain_loop(of: Group, images: dict[str, Images]) -> None:
     *_, last = snapshots(of, images)
     assert not last.diverged.any()
     for row, net in enumerate(of.nets):
-        module, metrics = plain_fit(net, images[net.image_set])
+        plain = plain_fit_to_an_image if net.arch["family"] == "siren" else plain_fit
+        module, metrics = plain(net, images[net.image_set])
         for name, value in module.state_dict().items():
             found, where = last.state_dict[name][row], f"{name} of {dict(net.hyperparameters)}"
             assert torch.allclose(found, value, rtol=1e-6, atol=1e-7), (where, (found - value).abs().max())
         assert {name: value[row].item() for name, value in last.metrics.items()} == pytest.approx(metrics, rel=1e-5)
+
+
+def plain_fit_to_an_image(net: Net, images: Images) -> tuple[nn.Module, dict[str, Any]]:
+    """One implicit representation in an ordinary loop over the pixels of its image, in float64."""
+    chosen, number = net.hyperparameters, torch.tensor([net.net])
+    module = nets.build(net.arch, activation=chosen["activation"])
+    keys = seeding.keys(SEED, number, "initialisation")
+    fresh = initialise(net.arch, [chosen["initialisation"]], keys, torch.tensor([chosen["initial_std"]]))
+    module.load_state_dict({name: value[0] for name, value in fresh.items()})
+    module = module.double().train()
+    image = int(seeding.uniform(seeding.keys(SEED, number, "image"), 1).double() * net.train_images)
+    channels, height, width = images.train.shape[1:]
+    values = images.train[image].double() / 127.5 - 1
+    places = [[2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1] for y in range(height) for x in range(width)]
+    places, values = torch.tensor(places, dtype=torch.float64), values.reshape(channels, -1).T
+    rate, decay = chosen["learning_rate"], chosen["weight_decay"]
+    optimizer = TORCH_OPTIMIZERS[chosen["optimizer"]](module.parameters(), lr=rate, weight_decay=decay)
+    schedule = torch_schedule(chosen["schedule"], optimizer, net)
+    for epoch in range(net.epochs):
+        order = seeding.permutation(seeding.keys(SEED, number, "order", epoch), height * width)[0]
+        for batch in order.split(chosen["batch_size"])[: net.steps_per_epoch]:
+            optimizer.zero_grad()
+            F.mse_loss(module(places[batch]), values[batch]).backward()
+            optimizer.step()
+        schedule.step()
+    loss = F.mse_loss(module(places), values)
+    psnr = 20 * torch.log10(2 / loss.sqrt())
+    label = int(images.train_labels[image])
+    return module, {"image": image, "label": label, "train_loss": loss.item(), "psnr": psnr.item()}
 
 
 def every_choice(
@@ -262,6 +292,13 @@ def test_every_further_hyperparameter_equals_torchs_and_acts(name, values, image
     "arch",
     [
         *({"family": "resnet", "depth": 8, "width": 4, "norm": norm} for norm in ("batch", "group", "layer", "none")),
+        *(
+            {"family": "vit", "depth": 2, "width": 6, "heads": 3, "patch": 4, "readout": how}
+            for how in ("class", "mean")
+        ),
+        {"family": "wild_park", "depth": 4, "kernels": "3-5-1-3", "widths": "4-6-3-5", "skips": "0-0-2-3"},
+        {"family": "siren", "depth": 2, "width": 7, "omega": 5},
+        {"family": "siren", "depth": 1, "width": 7, "omega": 30, "image_shape": [3, 8, 9]},
         {"family": "model_zoos_cnn", "variant": "cnn", "image_shape": [1, 20, 21]},
         {"family": "model_zoos_cnn", "variant": "cnn3", "image_shape": [1, 22, 23]},
     ],
@@ -275,6 +312,34 @@ def test_the_nets_of_further_families_equal_plain_loops(arch, images):
         for optimizer, activation in (("adam", "gelu"), ("momentum", "relu"), ("rmsprop", "tanh"), ("sgd", "silu"))
     ]
     assert_equals_the_plain_loop(group(changes, arch, steps=(1, 2)), resized)
+
+
+FURTHER: list[dict[str, Any]] = [
+    {"family": "resnet", "depth": 8, "width": 4, "norm": "batch"},
+    {"family": "resnet", "depth": 8, "width": 4, "norm": "group"},
+    {"family": "vit", "depth": 1, "width": 4, "heads": 2, "patch": 4, "readout": "class"},
+    {"family": "vit", "depth": 1, "width": 4, "heads": 2, "patch": 4, "readout": "mean"},
+    {"family": "wild_park", "depth": 3, "kernels": "3-5-1", "widths": "4-6-3", "skips": "0-0-2"},
+    {"family": "siren", "depth": 2, "width": 7, "omega": 3},
+    {"family": "model_zoos_cnn", "variant": "cnn", "image_shape": [1, 20, 20]},
+    {"family": "small_cnn", "batch_norm": False, "conv_depth": 2, "conv_width": 5},
+    {"family": "mlp", "batch_norm": False, "depth": 2, "width": 9},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", nets.ACTIVATIONS)
+@pytest.mark.parametrize("arch", FURTHER, ids=lambda arch: f"{arch['family']}-{list(arch.values())[-1]}")
+def test_every_family_equals_plain_loops_in_every_optimizer_activation_and_initialisation(arch, activation):
+    """Weights of equal numbers, or far from 0, take one step: see the remark above test_a_stack_equals_plain_loops."""
+    arch = {"image_shape": [1, 8, 8], "num_classes": 10} | arch
+    of = {"digits": load("digits", shape=tuple(arch["image_shape"]))}
+    exact = [name for name in INITIALISATIONS if name not in ("constant", "uniform", "normal", "truncated_normal")]
+    wild = [name for name in INITIALISATIONS if name not in exact]
+    batch_norm = arch.get("norm") == "batch"
+    for chosen, steps in ((exact, (1, 2)), (wild, (1, 1))):
+        changes = every_choice(activation, list(OPTIMIZERS), chosen, decay=0.0 if batch_norm else 0.01)
+        assert_equals_the_plain_loop(group(changes, arch, steps=steps), of)
 
 
 def test_in_float32_a_stack_follows_plain_loops(images):

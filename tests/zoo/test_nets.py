@@ -10,6 +10,7 @@ from metanet import seeding
 from metanet.zoo import nets
 from metanet.zoo.families import FAMILIES
 from metanet.zoo.initialisations import INITIALISATIONS, SCALED, initialise
+from metanet.zoo.layers import Tokens
 
 CNN = {"family": "nws_cnn", "image_shape": [1, 14, 14], "num_classes": 10, "batch_norm": True}
 CNN |= {"filter_size": 3, "conv_depth": 4, "conv_width": 4, "dense_depth": 2, "dense_width": 16}
@@ -60,12 +61,93 @@ def test_the_residual_net_has_its_published_number_of_parameters():
     assert sum(parameter.numel() for parameter in net.parameters()) == 272_474
 
 
+def test_a_wild_park_layer_adds_an_earlier_output_on_the_channels_of_both():
+    """Against the layers one by one."""
+    arch = {"family": "wild_park", "image_shape": [3, 8, 8], "num_classes": 10, "depth": 4}
+    arch |= {"kernels": "3-5-7-3", "widths": "4-8-6-8", "skips": "0-0-2-3"}
+    net = nets.build(arch, activation="tanh").eval()
+    images = torch.rand(2, 3, 8, 8)
+    conv: list[nn.Module] = [net.get_submodule(f"body.conv{number}") for number in (1, 2, 3, 4)]
+    first = conv[0](images).tanh()
+    third = conv[2](conv[1](first).tanh())
+    third[:, :4] += first
+    last = conv[3](third.tanh())
+    last[:, :4] += first
+    torch.testing.assert_close(net(images), net.get_submodule("head")(last.tanh().mean((2, 3))))
+    assert nets.arch_name(arch) == "wild_park-4-f3-5-7-3-x4-8-6-8-s0-0-2-3-3x8x8-10"
+    for change, message in (
+        ({"skips": "0-2-0-0"}, "skips that reach no further back than the first layer"),
+        ({"kernels": "3-4-5-3"}, "found kernels '3-4-5-3', expected 4 numbers joined by -, each an odd integer"),
+        ({"widths": "4-4-4"}, "found widths '4-4-4', expected 4 numbers"),
+        ({"skips": "0-1-0-0"}, "each 0, or an integer of at least 2"),
+        ({"skips": 3}, "found skips 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nets.build(arch | change)
+
+
+VIT = {"family": "vit", "image_shape": [3, 8, 8], "num_classes": 10, "depth": 2, "width": 8, "heads": 2, "patch": 4}
+
+
+@pytest.mark.parametrize("readout", ["class", "mean"])
+def test_a_transformer_computes_what_torchs_own_layers_compute(readout):
+    """torch.nn.TransformerEncoderLayer with the same weights is the oracle."""
+    net = nets.build(VIT | {"readout": readout}).eval()
+    tokens = net.get_submodule("tokens")
+    assert isinstance(tokens, Tokens)
+    for parameter in tokens.parameters():
+        nn.init.normal_(parameter)
+    images = torch.rand(5, 3, 8, 8)
+    x = net.get_submodule("patches")(images).flatten(2).mT
+    if readout == "class":
+        x = torch.cat((tokens.state_dict()["class_token"].expand(5, 1, 8), x), 1)
+    x = x + tokens.position
+    for number in (1, 2):
+        ours = net.get_submodule(f"block{number}").state_dict()
+        theirs = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "relu", batch_first=True, norm_first=True)
+        bias = torch.cat((ours["query.bias"], torch.zeros(8), ours["value.bias"]))
+        weight = torch.cat([ours[f"{name}.weight"] for name in ("query", "key", "value")])
+        renamed = {"self_attn.in_proj_weight": weight, "self_attn.in_proj_bias": bias}
+        for name, other in (("out", "self_attn.out_proj"), ("expand", "linear1"), ("contract", "linear2")):
+            renamed |= {f"{other}.{kind}": ours[f"{name}.{kind}"] for kind in ("weight", "bias")}
+        renamed |= {f"norm{i}.{kind}": ours[f"norm{i}.{kind}"] for i in (1, 2) for kind in ("weight", "bias")}
+        theirs.load_state_dict(renamed)
+        x = theirs.eval()(x)
+    x = net.get_submodule("norm")(x)
+    expected = net.get_submodule("head")(x[:, 0] if readout == "class" else x.mean(1))
+    torch.testing.assert_close(net(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"patch": 3}, "a patch that divides 8 and 8"), ({"heads": 3}, "a width that is a multiple")],
+)
+def test_a_transformer_of_impossible_sizes_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        nets.build(VIT | {"readout": "mean"} | change)
+
+
+def test_the_implicit_representation_has_the_papers_number_of_parameters():
+    """Navon et al. (2023): 32 x 2 + 32, 32 x 32 + 32 and 32 + 1 for grey images."""
+    arch = {"family": "siren", "image_shape": [1, 28, 28], "num_classes": 10, "depth": 2, "width": 32, "omega": 30}
+    assert numbers(arch) == 1185
+    assert nets.input_shape(arch) == [2]
+    stacked = fresh(["siren"] * 50, arch)
+    bounds = {"dense1.weight": 1 / 2, "dense2.weight": (6 / 32) ** 0.5 / 30, "head.weight": (6 / 32) ** 0.5 / 30}
+    for name, bound in bounds.items():
+        assert bound * 0.97 < float(stacked[name].abs().max()) <= bound
+    waves = nets.build(arch, activation="sin")
+    assert [type(layer).__name__ for layer in waves] == ["Linear", "Scale", "Sin"] * 2 + ["Linear"]
+    point = torch.tensor([[0.1, -0.3]])
+    torch.testing.assert_close(waves[:3](point), torch.sin(30 * waves[0](point)))
+
+
 def test_a_field_means_the_same_kind_of_value_in_every_family():
     """One column of the manifest holds it for all."""
     kinds: dict[str, type] = {}
     for family in FAMILIES.values():
         for name, field in family.FIELDS.items():
-            assert kinds.setdefault(name, field.check.kind) is field.check.kind
+            assert kinds.setdefault(name, field.kind) is field.kind
 
 
 def test_extra_convolutions_go_to_the_later_blocks():
@@ -102,7 +184,7 @@ def test_activation_and_dropout_arrive(activation):
     [
         (
             {"family": "nws_cn"},
-            "expected one of mlp, model_zoos_cnn, nws_cnn, resnet, small_cnn; did you mean nws_cnn?",
+            f"expected one of {', '.join(FAMILIES)}; did you mean nws_cnn?",
         ),
         ({"filter_size": 4}, "expected an odd filter_size"),
         ({"filter_size": 0}, "found filter_size 0, expected an integer of at least 1"),

@@ -15,6 +15,9 @@ from metanet.zoo.spec import check_spec, load_spec
 
 SHIPPED = sorted(Path("zoo_specs").glob("*.yaml"))
 
+SIREN = {"family": "siren", "depth": 1, "width": 8, "omega": 30}
+WILD = {"family": "wild_park", "depth": [2, 4], "kernels": [3, 5], "widths": [4, 8], "skips": [0, 2, 3]}
+
 
 @pytest.fixture
 def spec_file(tmp_path, tiny_spec):
@@ -131,6 +134,19 @@ def test_overrides_replace_fields_and_single_hyperparameters(spec_file):
         ({"architectures": []}, r"architectures: found \[\], expected a list of families"),
         ({"architectures": [{"family": "nws"}]}, r"architectures\[0\].family: found 'nws'.* did you mean nws_cnn?"),
         ({"architectures": [{"family": "mlp", "depth": 2}]}, r"architectures\[0\]: missing .*width"),
+        (
+            {"architectures": [{"family": "mlp", "depth": 2, "width": 8, "batch_norm": True}, SIREN]},
+            "architectures: found mlp for classification, siren for image_fitting, expected one task: make two zoos",
+        ),
+        (
+            {"architectures": [SIREN], "num_architectures": 1, "hyperparameters": {"augmentation": False}},
+            r"hyperparameters.dropout: found \[0.0, 0.2\], expected 0.0: it does nothing in image_fitting",
+        ),
+        (
+            {"architectures": [WILD | {"kernels": [3, 4]}]},
+            r"architectures\[0\].kernels: found 4, expected an odd integer",
+        ),
+        ({"architectures": [WILD | {"skips": "0-2"}]}, r"skips: found '0-2', expected 0, or an integer of at least 2"),
     ],
 )
 def test_a_wrong_spec_says_where_what_and_how(spec_file, change, message):
@@ -200,3 +216,34 @@ def test_a_spec_is_restricted_to_some_of_its_image_sets(tiny_spec):
         spec.restricted(["fashion_mnist"])
     with pytest.raises(ValueError, match="expected a list of at least one"):
         spec.restricted([])
+
+
+def test_layers_are_drawn_one_by_one_and_skips_beyond_the_first_layer_are_none(tiny_spec):
+    changes = {"architectures": [WILD], "num_architectures": 60, "num_nets": 60}
+    archs = [net.arch for net in check_spec(tiny_spec | changes, "here").nets()]
+    assert len({nets.arch_name(arch) for arch in archs}) == 60
+    assert {arch["depth"] for arch in archs} == {2, 4}
+    for name, places in (("kernels", 4), ("widths", 4), ("skips", 4)):
+        drawn = [arch[name].split("-") for arch in archs if arch["depth"] == places]
+        assert all(len(layers) == places for layers in drawn)
+        chosen = [{layers[place] for layers in drawn} for place in range(places)]
+        allowed = {"kernels": {"3", "5"}, "widths": {"4", "8"}}.get(name)
+        if allowed:
+            assert all(found == allowed for found in chosen)
+        else:
+            assert chosen == [{"0"}, {"0"}, {"0", "2"}, {"0", "2", "3"}]
+
+
+def test_the_order_of_the_fields_does_not_matter(tiny_spec):
+    changes = {"architectures": [WILD], "num_architectures": 9, "num_nets": 9}
+    turned = changes | {"architectures": [dict(reversed(WILD.items()))]}
+    drawn = [[net.arch for net in check_spec(tiny_spec | of, "here").nets()] for of in (changes, turned)]
+    assert drawn[0] == drawn[1]
+
+
+def test_an_implicit_representation_sees_every_pixel_once_an_epoch(tiny_spec):
+    tiny_spec["hyperparameters"] |= {"augmentation": False, "dropout": 0.0, "activation": "sin", "batch_size": 16}
+    spec = check_spec(tiny_spec | {"architectures": [SIREN], "num_architectures": 1}, "here")
+    assert spec.task == "image_fitting"
+    assert all(net.steps_per_epoch == 64 // 16 for net in spec.nets())
+    assert columns(spec)["metrics"] == ["image", "label", "train_loss", "psnr"]

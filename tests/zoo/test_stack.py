@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from metanet import seeding
 from metanet.zoo import nets
-from metanet.zoo.stack import Stack, dropout_mask
+from metanet.zoo.stack import Stack
+from metanet.zoo.stack_rules import dropout_mask
 
 
 class Residual(nn.Module):
