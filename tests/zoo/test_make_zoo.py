@@ -125,6 +125,7 @@ def test_sigkill_at_random_times_and_the_same_command_give_the_same_bytes(tmp_pa
 
 
 def test_ctrl_c_ends_cleanly_with_one_line(tmp_path, spec_file):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
     out = tmp_path / "tiny"
     words = command(f"spec={spec_file}", f"out={out}", "processes=2", "override.epochs=2000")
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
