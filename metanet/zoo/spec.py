@@ -128,15 +128,16 @@ class Spec:
             ValueError: the distributions hold too few distinct architectures, or a net would have no step to train
                 or two snapshots at one step.
         """
-        archs = draw_architectures(self)
-        return [self._net(net, archs[net % len(archs)]) for net in range(self.num_nets)]
+        archs = [(arch, nets.arch_name(arch)) for arch in draw_architectures(self)]
+        return [self._net(net, *archs[net % len(archs)]) for net in range(self.num_nets)]
 
-    def _net(self, net: int, arch: dict[str, Any]) -> Net:
-        drawn = {
+    def _net(self, net: int, arch: dict[str, Any], arch_name: str) -> Net:
+        drawn = NEUTRAL | {
             name: draw(distribution, seeding.key(self.seed, "hyperparameter", name, net))
+            if isinstance(distribution, list | dict)
+            else distribution
             for name, distribution in self.hyperparameters.items()
         }
-        drawn = NEUTRAL | drawn
         image_set = draw(self.images, seeding.key(self.seed, "image_set", net))
         available = images.SETS[image_set].num_train
         train_images = int(min(self.train_images or available, available) * drawn["train_fraction"])
@@ -145,7 +146,7 @@ class Spec:
             net=net,
             lineage=net,
             arch=arch,
-            arch_name=nets.arch_name(arch),
+            arch_name=arch_name,
             image_set=image_set,
             hyperparameters=drawn,
             train_images=train_images,

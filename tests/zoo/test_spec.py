@@ -30,9 +30,8 @@ def spec_file(tmp_path, tiny_spec):
 def test_every_shipped_spec_gives_nets_that_can_be_built(path):
     spec = load_spec(path)
     assert spec.name == path.stem
-    drawn = spec.nets()
+    drawn = load_spec(path, {"num_nets": spec.num_architectures}).nets()
     archs = {net.arch_name: net.arch for net in drawn}
-    assert len(drawn) == spec.num_nets
     assert len(archs) == spec.num_architectures
     for arch in archs.values():
         nets.build(arch)
