@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import platform
 import secrets
@@ -99,8 +100,12 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         OSError: disk full, no permission, ...
     """
-    with _named(path, "write a line"), open(path, "a") as file:
-        file.write(line + "\n")
+    with _named(path, "write a line"):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, f"{line}\n".encode())
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -110,6 +115,11 @@ def _named(path: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"cannot {what} ({error.strerror})", str(path)) from error
+
+
+def sha256(data: bytes) -> str:
+    """In hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_parquet(source: Path | bytes, columns: list[str] | None = None) -> pa.Table:
@@ -143,12 +153,17 @@ def remove(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes renames and removals in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Makes renames and removals in a folder durable.
+
+    Raises:
+        OSError: the disk is broken, no permission, ...
+    """
+    with _named(path, "sync the folder"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sync_folders(path: Path) -> None:

@@ -44,6 +44,7 @@ def make_zoo(
     execute.check(device)
     recorded = _recorded(spec, out, device)
     if recorded and layout.is_complete(out, layout.read_record(out)):
+        disk.sync_folder(out)  # a kill may have come after the manifest's rename
         print(f"{out}: finished already", file=sys.stderr)
         return open_zoo(out)
     planned = recorded or plan.plan(spec.nets(), plan.STACK[device.split(":")[0]])

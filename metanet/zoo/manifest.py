@@ -104,7 +104,7 @@ def _place(net: Net, group: Group, row: int, step: int) -> dict[str, Any]:
 def merge(fragments: Mapping[str, bytes], digested: bool = True) -> bytes:
     """manifest.parquet: the rows of all fragments by (net, step), with each fragment's SHA-256 in its metadata."""
     tables = [read(data, name, digested)[0] for name, data in sorted(fragments.items())]
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in fragments.items()}
+    hashes = {name: disk.sha256(data) for name, data in fragments.items()}
     return pack(pa.concat_tables(tables).sort_by([("net", "ascending"), ("step", "ascending")]), hashes)
 
 

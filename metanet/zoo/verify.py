@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from metanet.zoo import layout, manifest, shards
+from metanet.zoo import disk, layout, manifest, shards
 
 REMEDY = "Remove the file and give the same make_zoo command again: what it held is trained anew."
 
@@ -68,7 +67,7 @@ def _fragment_problems(
     except ValueError as error:
         yield str(error)
         return
-    if expected is not None and _sha256(data) != expected.get(path.name):
+    if expected is not None and disk.sha256(data) != expected.get(path.name):
         whole = path.parent.parent / layout.MANIFEST
         yield f"{path}: damaged, or its SHA-256 in {whole} is; take both files for damaged."
     elif expected is None and same_bytes and manifest.pack(rows, about) != data:
@@ -83,7 +82,7 @@ def _weights_problems(zoo: Path, entry: Mapping[str, Any], step: int, fragment: 
         return
     yield from _shard_problems(layout.shard_path(zoo, entry["group"], step), rows, hashes)
     resume = layout.resume_path(zoo, entry["group"], step)
-    if resume.is_file() and digested and _sha256(resume.read_bytes()) != hashes["resume"]:
+    if resume.is_file() and digested and disk.sha256(resume.read_bytes()) != hashes["resume"]:
         yield (
             f"{resume}: damaged: what the training of the nets {_listed(entry['nets'])} goes on from is not what was "
             f"written. {REMEDY}"
@@ -97,7 +96,7 @@ def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any]) -> It
     except (ValueError, FileNotFoundError) as error:
         yield f"{error} It holds the nets {_listed(nets)}. {REMEDY}"
         return
-    if _sha256(path.read_bytes()) == hashes["shard"]:
+    if disk.sha256(path.read_bytes()) == hashes["shard"]:
         yield from _not_finite(path, rows, tensors)
         return
     found = shards.tensor_hashes(tensors)
@@ -121,7 +120,3 @@ def _not_finite(path: Path, rows: pa.Table, tensors: Mapping[str, Tensor]) -> It
 
 def _listed(nets: Iterable[int]) -> str:
     return ", ".join(map(str, nets))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

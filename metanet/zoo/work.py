@@ -8,7 +8,6 @@ with one group, the second finds what the first has written, and it must be the 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,7 @@ class Work:
             if path.is_file():
                 fragment = layout.fragment_path(self.zoo, group.name, step)
                 _, hashes = manifest.read(fragment.read_bytes(), fragment)
-                if _sha256(path.read_bytes()) != hashes["resume"]:
+                if disk.sha256(path.read_bytes()) != hashes["resume"]:
                     raise ValueError(
                         f"{path}: damaged: its SHA-256 is not the one in {fragment}. Remove {path.name} and give the "
                         f"same command again: the group is trained anew, and only what is missing is written."
@@ -112,11 +111,11 @@ class Work:
     def _write(self, group: Group, snapshot: Snapshot, acknowledge: bool) -> None:
         step, state_dict = snapshot.step, snapshot.state_dict
         shard = shards.pack(state_dict, {"arch": dict(group.arch), "group": group.name, "step": step})
-        hashes: dict[str, Any] = {"shard": _sha256(shard), "tensors": shards.tensor_hashes(state_dict)}
+        hashes: dict[str, Any] = {"shard": disk.sha256(shard), "tensors": shards.tensor_hashes(state_dict)}
         resume = b""
         if step < group.snapshot_steps[-1]:
             resume = shards.pack(snapshot.resume_state, {"group": group.name, "step": step})
-            hashes["resume"] = _sha256(resume)
+            hashes["resume"] = disk.sha256(resume)
         rows = manifest.fragment(
             manifest.columns(self.spec),
             group,
@@ -140,7 +139,3 @@ class Work:
         for step in group.snapshot_steps:
             if before is None or step < before:
                 disk.remove(layout.resume_path(self.zoo, group.name, step))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,44 @@
+"""Zoos and specs that the tests of making and reading them share."""
+
+import shutil
+
+import pytest
+import yaml
+
+import metanet
+from metanet.zoo.executors import local
+from metanet.zoo.make import make_zoo
+from metanet.zoo.spec import check_spec
+from tests.zoo.making import Killed
+
+
+@pytest.fixture
+def spec_file(tmp_path, tiny_spec):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_spec))
+    return path
+
+
+@pytest.fixture
+def unfinished(tmp_path, tiny_spec, monkeypatch):
+    """A zoo whose training was killed when its first group had two of three snapshots."""
+    out = tmp_path / "unfinished"
+
+    def killed(group, fraction):
+        raise Killed
+
+    def two_snapshots(work, groups, processes, report, split):
+        work.train(groups[0], work.images(), lambda fraction: fraction > 0 and killed(groups[0], fraction))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "run", two_snapshots)
+        with pytest.raises(Killed):
+            make_zoo(check_spec(tiny_spec, "here"), out)
+    assert len(list(out.rglob("resume-*"))) == 1
+    return out
+
+
+@pytest.fixture
+def copy(tiny_zoo, tmp_path):
+    """A zoo of which a test may break files."""
+    return metanet.open_zoo(shutil.copytree(tiny_zoo.path, tmp_path / "tiny"))
