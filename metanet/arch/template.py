@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import networkx
     from torch_geometric.data import Data
 
-VECTOR_ROLES = ("bias", "scale", "shift", "mean", "variance")  # what a 1-D entry of the state_dict does on its space
-VECTOR_DEFAULTS = {"bias": 0.0, "scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0}  # the identity's values
+# What a 1-D entry of the state_dict does on its space: the value that does nothing.
+VECTOR_DEFAULTS = {"bias": 0.0, "scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0, "slope": 1.0}
+VECTOR_ROLES = tuple(VECTOR_DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Space:
     role: str  # "input" | "hidden" | "output"
     fixed: bool  # its nodes are not exchangeable (network input and output)
     operations: tuple[Operation, ...] = ()
-    vectors: Mapping[str, str] = field(default_factory=dict)  # VECTOR_ROLES entry -> state_dict name
+    vectors: Mapping[str, str] = field(
+        default_factory=dict
+    )  # VECTOR_ROLES entry -> state_dict name; of one value: for all
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class Block:
     name: str  # state_dict name of the weight
     source: int
     target: int
-    kind: str  # "conv" | "linear" | "flatten" (a linear layer that reads flattened positions as taps)
+    kind: (
+        str  # "conv" | "conv_transpose" | "linear" | "flatten" (a linear layer that reads flattened positions as taps)
+    )
     shape: tuple[int, int, int]  # out, in (per group), number of taps
     taps: tuple[int, ...]  # kernel size; flattened grid for "flatten"; () for a plain linear layer
     pattern: str  # einops pattern from the weight's own shape to "out in taps", e.g. "o i h w -> o i (h w)"
@@ -85,6 +90,7 @@ class Template:
     links: tuple[Link, ...]
     symmetry: Symmetry
     shapes: Mapping[str, tuple[int, ...]]  # every entry of the state_dict that the graph represents
+    tied: Mapping[str, str] = field(default_factory=dict)  # other names of entries -> the name in `shapes`
 
     def __post_init__(self) -> None:
         for step in (*self.blocks, *self.links):
@@ -96,14 +102,15 @@ class Template:
                 raise ValueError(f"block {block.name!r}: {block.shape} does not fit shape {self.shapes[block.name]}")
         for space in self.spaces:
             for role, name in space.vectors.items():
-                if role not in VECTOR_ROLES or self._shape(name) != (space.size,):
+                if role not in VECTOR_ROLES or math.prod(self._shape(name)) not in (1, space.size):
                     raise ValueError(
                         f"space {space.name!r}: its {role} {name!r} has shape {self.shapes[name]}, expected "
                         f"({space.size},) and a role of {', '.join(VECTOR_ROLES)}"
                     )
         for name, axes in self.symmetry.axes.items():
-            if len(axes) != len(self._shape(name)):
-                raise ValueError(f"symmetry of {name!r}: {len(axes)} axes, expected {len(self.shapes[name])}")
+            shape = self._shape(self.tied.get(name, name))
+            if len(axes) != len(shape):
+                raise ValueError(f"symmetry of {name!r}: {len(axes)} axes, expected {len(shape)}")
 
     def _shape(self, name: str) -> tuple[int, ...]:
         if name not in self.shapes:
@@ -171,6 +178,7 @@ class Template:
                 links=tuple(Link(**link) for link in raw["links"]),
                 symmetry=Symmetry(tuple(Permutation(**factor) for factor in symmetry["factors"]), axes),
                 shapes=raw["shapes"],
+                tied=raw["tied"],
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a template in JSON, as Template.to_json writes it: {error!r}") from error

@@ -34,9 +34,8 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
 
     Raises:
         UnsupportedOperator: an operator without a rule, or used in a way that its rule does not know.
-        ValueError: a parameter or buffer that no operator reads, tied weights, or a module that torch cannot export.
+        ValueError: a parameter or buffer that no operator reads, or a module that torch cannot export.
     """
-    _refuse_tied_weights(module)
     with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the module itself warns of is no news of this call
         try:
@@ -45,7 +44,9 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
             why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {why}") from error
     record = Record()
-    entries = _walk(program.graph, program.graph_signature, dict(module.state_dict()), record)
+    state = module.state_dict(keep_vars=True)
+    tied = _tied(state)
+    entries = _walk(program.graph, program.graph_signature, state, tied, record)
     read = {name: value for name, value in entries.items() if name in record.represented}
     unread = sorted(entries.keys() - read.keys())
     if unread:
@@ -60,17 +61,20 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
         spaces=tuple(_space(draft) for draft in record.spaces),
         blocks=tuple(record.blocks),
         links=tuple(record.links),
-        symmetry=from_axes({name: value.axes for name, value in read.items()}),
+        symmetry=from_axes(
+            {name: value.axes for name, value in read.items()}
+            | {name: read[first].axes for name, first in tied.items() if first in read}
+        ),
         shapes={name: value.shape for name, value in read.items()},
+        tied=tied,
     )
 
 
-def _refuse_tied_weights(module: nn.Module) -> None:
-    seen: dict[int, str] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        first = seen.setdefault(id(parameter), name)
-        if first != name:
-            raise ValueError(f"{name!r} and {first!r} are one tensor (tied weights), for which there is no rule yet")
+def _tied(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of entries that are one tensor with an earlier entry -> the name of that one."""
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+    return {name: other for name, other in names.items() if name != other}
 
 
 @contextlib.contextmanager
@@ -86,7 +90,11 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _walk(
-    graph: torch.fx.Graph, signature: ExportGraphSignature, state: Mapping[str, Tensor], record: Record
+    graph: torch.fx.Graph,
+    signature: ExportGraphSignature,
+    state: Mapping[str, Tensor],
+    tied: Mapping[str, str],
+    record: Record,
 ) -> dict[str, Value]:
     """Applies the operators' rules in order; the entries of the state_dict as values."""
     kinds = {spec.arg.name: spec for spec in signature.input_specs}
@@ -98,7 +106,12 @@ def _walk(
             spec = kinds[node.name]
             name = spec.target or ""
             if spec.kind in _PARAMETERS and name in state:
-                value = Value(tuple(free(size) for size in state[name].shape), entry=name)
+                name = tied.get(name, name)
+                value = (
+                    entries[name]
+                    if name in entries
+                    else Value(tuple(free(size) for size in state[name].shape), entry=name)
+                )
                 if not (name.endswith("num_batches_tracked") and not value.axes):
                     entries[name] = value
             elif spec.kind is InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor):

@@ -205,7 +205,7 @@ class Taps(nn.Module):
         self.log_magnitude = log_magnitude
         features = 3 if log_magnitude else 1
         self.weight = nn.Parameter(torch.randn(GRID * GRID, features, edge_width) * features**-0.5)
-        self.within = nn.Parameter(torch.randn(2, features, edge_width) * 0.1)  # for taps that share a slot
+        self.within = nn.Parameter(torch.randn(3, features, edge_width) * 0.1)  # for taps that share a slot
 
     def forward(
         self, weights: Float[Tensor, "nets out in taps"], size: Float[Tensor, " nets"], block: Block

@@ -24,15 +24,27 @@ Device = torch.device | str | None
 
 POSITION_CODES = 16  # bits of a fixed node's position: up to 65,536 input features or classes
 
-_SPATIAL = {"kernel": 1, "stride": 1, "padding": 0, "dilation": 1, "output": 1}  # along an axis that is not there
+_SPATIAL = {  # one number per grid axis, and what it is along an axis that is not there
+    "kernel": 1,
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "output": 1,
+    "output_padding": 0,
+    "before": 0,
+    "after": 0,
+    "factor": 0,
+}
 _MOST_OPERATIONS = 24  # float32 holds the binary fraction of their order
 _ROLES = ("input", "hidden", "output")
-_BLOCK_KINDS = ("conv", "linear", "flatten")
-_SIDES = ("top", "bottom", "left", "right")
+_BLOCK_KINDS = ("conv", "conv_transpose", "linear", "flatten")
+_SIDES = ("front", "back", "top", "bottom", "left", "right")
 
 
 def _columns_of(attribute: str) -> tuple[str, ...]:
-    return (f"{attribute}_height", f"{attribute}_width") if attribute in _SPATIAL else (attribute,)
+    return (
+        tuple(f"{attribute}_{side}" for side in ("depth", "height", "width")) if attribute in _SPATIAL else (attribute,)
+    )
 
 
 SPACE_COLUMNS: tuple[str, ...] = (
@@ -50,7 +62,7 @@ SPACE_COLUMNS: tuple[str, ...] = (
 BLOCK_COLUMNS: tuple[str, ...] = (
     *(f"kind.{kind}" for kind in _BLOCK_KINDS),
     "tap_axes",
-    *(column for name in ("kernel", "stride", "dilation") for column in _columns_of(name)),
+    *(column for name in ("kernel", "stride", "dilation", "output_padding") for column in _columns_of(name)),
     *(f"padding_{side}" for side in _SIDES),
     "log2_groups",
     "log2_fan_in",
@@ -161,9 +173,9 @@ def _operation_codes(space: Space) -> dict[str, float]:
 def _kernel_codes(block: Block) -> dict[str, float]:
     where, attributes = f"block {block.name!r}", dict(block.attributes)
     row = _attribute_codes(where, "kernel", grid_of(block.taps, where))
-    for name in ("stride", "dilation"):
-        row |= _attribute_codes(where, name, attributes.pop(name, (1,)))
-    padding = (0, 0, 0, 0, *attributes.pop("padding", ()))[-4:]  # a 1-D kernel is a row: it has a left and a right
+    for name in ("stride", "dilation", "output_padding"):
+        row |= _attribute_codes(where, name, attributes.pop(name, ()))
+    padding = (*[0] * 6, *attributes.pop("padding", ()))[-6:]  # a 1-D kernel is a row: it has a left and a right
     row |= {f"padding_{side}": math.log2(1 + size) for side, size in zip(_SIDES, padding, strict=True)}
     if attributes:
         raise ValueError(f"{where}: no code for attribute {', '.join(attributes)}")
@@ -173,8 +185,8 @@ def _kernel_codes(block: Block) -> dict[str, float]:
 def _attribute_codes(where: str, name: str, value: Any) -> dict[str, float]:
     try:
         if name in _SPATIAL:
-            pair = (_SPATIAL[name], *value)[-2:]  # of one axis it is the width
-            return {column: math.log2(1 + size) for column, size in zip(_columns_of(name), pair, strict=True)}
+            sizes = (*[_SPATIAL[name]] * (3 - len(value)), *value)  # of one axis it is the width
+            return {column: _signed_log2(size) for column, size in zip(_columns_of(name), sizes, strict=True)}
         if name == "eps":
             return {name: math.log10(max(value, 1e-30)) / 5}
         if name == "approximate":  # gelu's only choice
@@ -182,6 +194,11 @@ def _attribute_codes(where: str, name: str, value: Any) -> dict[str, float]:
         return {name: float(value)}
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{where}: no code for {name} = {value!r}") from error
+
+
+def _signed_log2(size: int | float) -> float:
+    """log2(1 + size); a pad that crops has a negative size."""
+    return math.copysign(math.log2(1 + abs(size)), size)
 
 
 def _table(rows: Iterable[Mapping[str, float]], columns: tuple[str, ...]) -> Float32[Tensor, "rows columns"]:

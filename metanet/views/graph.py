@@ -24,6 +24,7 @@ from torch_geometric.data import Batch, Data
 
 from metanet.arch.template import VECTOR_DEFAULTS, VECTOR_ROLES, Template
 from metanet.views.codes import BLOCK_CODES, POSITION_CODES, SPACE_CODES, block_codes, fixed_positions, space_codes
+from metanet.views.entries import edges_of, vector_of
 from metanet.views.taps import GRID, tap_layers, tap_slots
 from metanet.views.wiring import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, NODE_COLUMNS, link_ends, wiring
 
@@ -73,11 +74,11 @@ def blocked(template: Template, params: Mapping[str, Tensor]) -> Blocked:
     nodes = []
     for space in template.spaces:
         columns = [
-            params[space.vectors[role]] if role in space.vectors else like.new_full((len(like), space.size), default)
+            vector_of(space, role, params) if role in space.vectors else like.new_full((len(like), space.size), default)
             for role, default in VECTOR_DEFAULTS.items()
         ]
         nodes.append(torch.stack(columns, dim=-1))
-    edges = [rearrange(params[block.name], _stacked(block.pattern), **block.axes) for block in template.blocks]
+    edges = [edges_of(block, params) for block in template.blocks]
     return Blocked(template, nodes, edges)
 
 
@@ -134,7 +135,9 @@ def state_dict_of(template: Template, graph: Data) -> dict[str, Tensor]:
         known = {axis: size for axis, size in axes if axis.isidentifier()} | dict(block.axes)
         entries[block.name] = rearrange(values.view(block.shape), f"{edge_axes} -> {weight_axes}", **known)
     for space, values in zip(template.spaces, graph["x"].split([s.size for s in template.spaces]), strict=True):
-        entries |= {name: values[:, VECTOR_ROLES.index(role)] for role, name in space.vectors.items()}
+        for role, name in space.vectors.items():
+            column, shape = values[:, VECTOR_ROLES.index(role)], template.shapes[name]
+            entries[name] = column[: math.prod(shape)].reshape(shape)
     assert set(entries) == set(template.shapes), "the graph and template.shapes hold different entries"
     return entries
 
@@ -183,15 +186,11 @@ def _one_net(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().unsqueeze(0) for name, tensor in state_dict.items()}
 
 
-def _stacked(pattern: str) -> str:
-    weight_axes, edge_axes = pattern.split("->")
-    return f"nets {weight_axes}-> nets {edge_axes}"
-
-
 def _checked(template: Template, params: Mapping[str, Tensor]) -> Tensor:
     """Any one of the entries, once all of them are known to have the template's names and shapes."""
     missing = [name for name in template.shapes if name not in params]
-    unknown = [name for name in params if name not in template.shapes and not name.endswith("num_batches_tracked")]
+    known = template.shapes.keys() | template.tied.keys()
+    unknown = [name for name in params if name not in known and not name.endswith("num_batches_tracked")]
     if missing or unknown:
         lists = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
         raise ValueError(f"entries do not fit the template: {'; '.join(lists)}. Were they saved by this architecture?")

@@ -10,7 +10,7 @@ from torch import Tensor
 from metanet.arch.template import Template
 
 # Within a layer as in the NWS release (Eilertsen et al., 2020): W, b, beta, gamma, moving mean, moving variance.
-VECTOR_ORDER = ("bias", "shift", "scale", "mean", "variance")
+VECTOR_ORDER = ("bias", "shift", "scale", "mean", "variance", "slope")
 
 
 class Entry(NamedTuple):

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Float, Float32
 from torch import Tensor
 
 from metanet.arch.template import VECTOR_ROLES, Block, Template
+from metanet.views.entries import edges_of, vector_of
 
 # Of each tensor. The first seven are Unterthiner et al. (2020), section 3.
 STATISTICS = ("min", "q25", "q50", "q75", "max", "std", "mean", "log_rms", "kurtosis")
@@ -89,13 +90,12 @@ def architecture(template: Template, operations: Sequence[str]) -> Float32[Tenso
 
 def _layer(template: Template, block: Block, params: Mapping[str, Tensor]) -> Float[Tensor, "nets columns"]:
     """LAYER_COLUMNS of one block and the space that it writes."""
-    before, after = block.pattern.split("->")
-    weight = rearrange(params[block.name].double(), f"nets {before} -> nets {after}", **block.axes)
+    weight = edges_of(block, params).double()
     columns = [_distribution(weight.flatten(1)), _likeness(weight), _likeness(weight.transpose(1, 2))]
-    vectors = template.spaces[block.target].vectors
+    space = template.spaces[block.target]
     for role in VECTOR_ROLES:
-        if role in vectors:
-            columns.append(_distribution(params[vectors[role]].double()))
+        if role in space.vectors:
+            columns.append(_distribution(vector_of(space, role, params).double()))
         else:
             columns.append(weight.new_full((len(weight), len(STATISTICS)), torch.nan))
     return torch.cat(columns, dim=1)

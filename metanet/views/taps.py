@@ -12,16 +12,16 @@ from metanet.views.once import once_per_object
 GRID = 7  # edges carry their taps on a GRID x GRID grid
 
 
-def grid_of(taps: tuple[int, ...], where: str) -> tuple[int, int]:
-    """Height and width of taps: (1, 1) without taps, (1, k) for a 1-D kernel.
+def grid_of(taps: tuple[int, ...], where: str) -> tuple[int, int, int]:
+    """Depth, height and width of taps: (1, 1, 1) without taps, (1, 1, k) for a 1-D kernel.
 
     Raises:
-        ValueError: taps of more than two axes, at `where`.
+        ValueError: taps of more than three axes, at `where`.
     """
-    if len(taps) > 2:
-        raise ValueError(f"{where}: taps {tuple(taps)} have {len(taps)} axes, expected at most 2")
-    height, width = (1, 1, *taps)[-2:]
-    return height, width
+    if len(taps) > 3:
+        raise ValueError(f"{where}: taps {tuple(taps)} have {len(taps)} axes, expected at most 3")
+    depth, height, width = (1, 1, 1, *taps)[-3:]
+    return depth, height, width
 
 
 @once_per_object
@@ -31,25 +31,25 @@ def tap_slots(block: Block, device: torch.device | str | None = None) -> Int64[T
 
 
 @once_per_object
-def tap_layers(block: Block, device: torch.device | str | None = None) -> Int64[Tensor, "taps 2"]:
-    """Row and column of each tap of a block within its bin; zeros where the grid holds the whole kernel; see `bins`."""
+def tap_layers(block: Block, device: torch.device | str | None = None) -> Int64[Tensor, "taps 3"]:
+    """Plane of each tap of a block, and its row and column within its bin; see `bins`."""
     return bins(*grid_of(block.taps, f"block {block.name!r}")).to(device)
 
 
-def slots(height: int, width: int) -> Int64[Tensor, " taps"]:
-    """The slot of each position of a height x width grid.
+def slots(depth: int, height: int, width: int) -> Int64[Tensor, " taps"]:
+    """The slot of each position of a depth x height x width grid; all planes share their slots.
 
     A side of up to GRID positions is centre-aligned: position (size - 1) // 2, which reads the output's own place
     under torch's "same" padding, lies in the middle. A longer side is cut into GRID bins, so that positions share a
     slot; `bins` tells those apart.
     """
-    return (_slots(height)[:, None] * GRID + _slots(width)).flatten()
+    return (_slots(height)[:, None] * GRID + _slots(width)).flatten().repeat(depth)
 
 
-def bins(height: int, width: int) -> Int64[Tensor, "taps 2"]:
-    """Row and column of each position within its bin. (slot, row, column) is unique: nothing is lost at any size."""
+def bins(depth: int, height: int, width: int) -> Int64[Tensor, "taps 3"]:
+    """Plane of each position, row and column within its bin. (slot, plane, row, column) is unique at any size."""
     rows, columns = (torch.arange(size) - torch.searchsorted(s, s) for size in (height, width) for s in [_slots(size)])
-    return torch.cartesian_prod(rows, columns).view(-1, 2)
+    return torch.cartesian_prod(torch.arange(depth), rows, columns)
 
 
 def _slots(size: int) -> Int64[Tensor, " size"]:

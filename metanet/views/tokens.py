@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metanet.arch.template import Template
+from metanet.views.entries import edges_of, vector_of
 from metanet.views.sequence import VECTOR_ORDER
 
 
@@ -48,8 +49,8 @@ def _rows(template: Template, params: Mapping[str, Tensor]) -> list[Float[Tensor
     """Per space with parameters: all that belongs to a channel in a row. Tied tensors appear at each use."""
     layers = []
     for number, space in enumerate(template.spaces):
-        parts = [params[b.name].flatten(2) for b in template.blocks if b.target == number]
-        parts += [params[space.vectors[role]].unsqueeze(-1) for role in VECTOR_ORDER if role in space.vectors]
+        parts = [edges_of(block, params).flatten(2) for block in template.blocks if block.target == number]
+        parts += [vector_of(space, role, params).unsqueeze(-1) for role in VECTOR_ORDER if role in space.vectors]
         if parts:
             layers.append(torch.cat(parts, dim=-1))
     return layers

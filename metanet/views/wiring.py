@@ -39,7 +39,7 @@ NODE_COLUMNS = (*VECTOR_ROLES, *SPACE_COLUMNS, *(f"position.bit{i}" for i in ran
 EDGE_COLUMNS = (
     *(f"tap.{row}.{column}" for row in range(GRID) for column in range(GRID)),
     *BLOCK_COLUMNS,
-    *("row_in_bin", "column_in_bin"),
+    *("plane", "row_in_bin", "column_in_bin"),
     *(f"type.{name}" for name in EDGE_TYPES),
 )
 GRAPH_COLUMNS = ("log2_params", "log2_nodes", "log2_edges", "log2_depth")
@@ -162,7 +162,7 @@ def _ends(link: Link, template: Template) -> Int64[Tensor, "edges 2"]:
 def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _Edges:
     """The edges of a link; those of "flatten" have a tap of 1 where the position lies."""
     ends = _ends(link, template)
-    taps, within = torch.zeros(len(ends), GRID * GRID), torch.zeros(len(ends), 2)
+    taps, within = torch.zeros(len(ends), GRID * GRID), torch.zeros(len(ends), 3)
     if link.kind == "flatten":
         grid = grid_of(link.attributes["taps"], str(link))
         position = torch.arange(math.prod(grid)).repeat(template.spaces[link.source].size)

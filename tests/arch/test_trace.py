@@ -1,5 +1,6 @@
 """trace: what becomes of a module, what is refused, and that the module stays as it was."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import metanet
-from metanet.arch.template import Operation
+from metanet.arch.check import check_symmetry
+from metanet.arch.template import Operation, Template
 from metanet.arch.trace import UnsupportedOperator, trace
 from metanet.zoo import nets
 
@@ -208,11 +210,11 @@ def test_flattened_taps_are_read_in_the_order_of_the_weight(width, side, channel
 def test_an_operator_without_a_rule_is_named_with_its_place_and_what_to_do():
     class Sorted(nn.Module):
         def forward(self, x):
-            return x.cumsum(1)
+            return x.sort(1)[0]
 
     with pytest.raises(UnsupportedOperator) as error:
         trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(Sorted()), nn.Conv2d(4, 2, 1)), IMAGES)
-    assert "aten.cumsum in module '1.0'" in str(error.value)
+    assert "aten.sort in module '1.0'" in str(error.value)
     assert "test_trace.py:" in str(error.value)
     assert "docs/add-a-layer.md" in str(error.value)
 
@@ -224,14 +226,37 @@ def test_a_parameter_that_nothing_reads_is_refused():
         trace(net, IMAGES)
 
 
-def test_tied_weights_are_refused():
-    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    net[1].weight = net[0].weight
-    with pytest.raises(ValueError, match=r"'1.weight' and '0.weight' are one tensor"):
-        trace(net, torch.zeros(2, 3))
-    layer = nn.Linear(3, 3)
-    with pytest.raises(ValueError, match=r"tied weights"):
-        trace(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(2, 3))
+class Tied(nn.Module):
+    """One weight used twice, under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.two(torch.tanh(self.one(x)))))
+
+
+def test_a_tied_weight_is_one_entry_with_two_blocks():
+    net, x = Tied().double(), torch.zeros(2, 3, dtype=torch.float64)
+    template = trace(net, x)
+    assert [block.name for block in template.blocks] == ["one.weight", "one.weight", "head.weight"]
+    assert template.tied == {"two.weight": "one.weight"}
+    assert template.num_params == sum(parameter.numel() for parameter in net.parameters())
+    assert not template.symmetry.permutations  # the weight reads the inputs, which are fixed, and its own outputs
+    assert template.graph(net.state_dict()).num_nodes == 11
+    assert Template.from_json(template.to_json()) == template
+
+
+def test_a_tied_weight_moves_under_all_of_its_names():
+    net = nn.Sequential(nn.Linear(5, 3), nn.Tanh(), Tied())
+    template = trace(net, torch.zeros(2, 5))
+    assert template.symmetry.log10_order == pytest.approx(math.log10(6))
+    assert check_symmetry(template, net, torch.zeros(2, 5)) <= 1e-10
+    moved = template.symmetry.sample(torch.Generator().manual_seed(0))(net.state_dict())
+    assert torch.equal(moved["2.one.weight"], moved["2.two.weight"])
+    assert not torch.equal(moved["2.one.weight"], net.state_dict()["2.one.weight"])
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_kernels_that_differ_in_one_number_have_different_codes():
         (with_space(replace(TEMPLATE.spaces[1], role="middle")), r"no code column for role\.middle"),
         (with_block(kind="embedding"), r"block '0\.weight': no code for kind 'embedding'"),
         (with_block(attributes={"transposed": True}), r"block '0\.weight': no code for attribute transposed"),
-        (with_block(taps=(1, 1, 5)), r"block '0\.weight': taps \(1, 1, 5\) have 3 axes, expected at most 2"),
+        (with_block(taps=(1, 1, 1, 5)), r"block '0\.weight': taps \(1, 1, 1, 5\) have 4 axes, expected at most 3"),
     ],
 )
 def test_what_has_no_code_is_refused_by_name(wrong, message):

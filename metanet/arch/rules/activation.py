@@ -3,37 +3,27 @@
 from functools import partial
 
 import torch
+from torch import nn
 
 from metanet.arch.record import Call, Example, Rule, Value
 
-OPERATIONS: dict[str, tuple[str, ...]] = {
-    "relu": (),
-    "relu6": (),
+PLAIN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("relu", "relu6", "selu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"), ()),
+    **dict.fromkeys(("hardsigmoid", "hardswish", "sin", "cos", "exp", "expm1", "log", "log1p", "erf", "atan"), ()),
+    **dict.fromkeys(("asinh", "sinh", "cosh", "abs", "neg", "sign", "square", "sqrt", "rsqrt", "reciprocal"), ()),
     "leaky_relu": ("negative_slope",),
     "elu": ("alpha", "scale", "input_scale"),
     "celu": ("alpha",),
-    "selu": (),
     "gelu": ("approximate",),
-    "silu": (),
-    "mish": (),
-    "sigmoid": (),
-    "log_sigmoid": (),
-    "tanh": (),
     "hardtanh": ("min_val", "max_val"),
-    "hardsigmoid": (),
-    "hardswish": (),
     "softplus": ("beta", "threshold"),
     "softshrink": ("lambd",),
     "hardshrink": ("lambd",),
     "threshold": ("threshold", "value"),
-    "sin": (),
-    "cos": (),
-    "exp": (),
-    "abs": (),
-    "neg": (),
-    "square": (),
-    "sqrt": (),
+    "clamp_min": ("min",),
+    "clamp_max": ("max",),
 }
+OPERATIONS = PLAIN | {"pow": ("exponent",), "prelu": ()}
 
 
 def _rule(kind: str, numbers: tuple[str, ...]) -> Rule:
@@ -43,7 +33,53 @@ def _rule(kind: str, numbers: tuple[str, ...]) -> Rule:
     return activation
 
 
-RULES = {f"aten.{kind}": _rule(kind, numbers) for kind, numbers in OPERATIONS.items()}
-EXAMPLES: dict[str, Example] = {f"aten.{kind}": ((4, 5), partial(getattr, torch.ops.aten, kind)) for kind in OPERATIONS}
-EXAMPLES["aten.sqrt"] = ((4, 5), lambda: lambda x: torch.sqrt(x.abs()))
-EXAMPLES["aten.threshold"] = ((4, 5), lambda: partial(torch.threshold, threshold=0.1, value=-2.0))
+def clamp(call: Call) -> Value:
+    """aten.clamp(self, min | None, max | None)."""
+    x = call.activation("self")
+    if call["min"] is not None:
+        x = call.operate(x, "clamp_min", min=call.number("min"))
+    return x if call["max"] is None else call.operate(x, "clamp_max", max=call.number("max"))
+
+
+def power(call: Call) -> Value:
+    """aten.pow(self, exponent): to a power that the code fixes."""
+    return call.operate(call.activation("self"), "pow", exponent=call.number("exponent"))
+
+
+def rrelu(call: Call) -> Value:
+    """aten.rrelu(self, lower, upper, training): in eval mode a leaky relu with the mean of its slopes."""
+    if call["training"]:
+        raise call.unsupported("it draws its slopes in eval mode too")
+    return call.operate(call.activation("self"), "leaky_relu", negative_slope=(call["lower"] + call["upper"]) / 2)
+
+
+def prelu(call: Call) -> Value:
+    """aten.prelu(self [nets, channels, ...], weight [channels] or [1]): a slope per channel, or one for all."""
+    x, weight = call.activation("self"), call.entry("weight")
+    channels = call.channels(x, 1 if len(x.axes) > 1 else 0)
+    if weight.size > 1:
+        call.equate(weight.axes[0], channels)
+    return call.operate(call.vector(x, {"slope": weight}), "prelu")
+
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{kind}": _rule(kind, numbers) for kind, numbers in PLAIN.items()},
+    "aten.clamp": clamp,
+    "aten.pow": power,
+    "aten.rrelu": rrelu,
+    "aten.prelu": prelu,
+}
+EXAMPLES: dict[str, Example] = {
+    **{f"aten.{kind}": ((4, 5), partial(getattr, torch.ops.aten, kind)) for kind in PLAIN},
+    **{
+        f"aten.{kind}": ((4, 5), partial(lambda function: lambda x: function(x.abs() + 0.1), getattr(torch, kind)))
+        for kind in ("sqrt", "rsqrt", "reciprocal", "log", "log1p")
+    },
+    "aten.threshold": ((4, 5), lambda: partial(torch.threshold, threshold=0.1, value=-2.0)),
+    "aten.clamp_min": ((4, 5), lambda: lambda x: x.clamp_min(0.1)),
+    "aten.clamp_max": ((4, 5), lambda: lambda x: x.clamp_max(0.1)),
+    "aten.clamp": ((4, 5), lambda: lambda x: x.clamp(-0.5, 0.5)),
+    "aten.pow": ((4, 5), lambda: lambda x: x**3),
+    "aten.rrelu": ((4, 5), nn.RReLU),
+    "aten.prelu": ((4, 5), lambda: nn.PReLU(4)),
+}

@@ -21,6 +21,14 @@ def batch_norm(call: Call) -> Value:
     return call.operate(y, "batch_norm", eps=call["eps"])
 
 
+def instance_norm(call: Call) -> Value:
+    """aten.instance_norm(input [nets, channels, *grid], weight, bias, running_mean, ..., use_input_stats, ..., eps)."""
+    x = call.activation("input")
+    roles = AFFINE if call["use_input_stats"] else AFFINE | STATISTICS
+    kind = "instance_norm" if call["use_input_stats"] else "batch_norm"  # by running statistics it is a batch norm
+    return call.operate(_affine(call, x, call.channels(x, 1), roles), kind, eps=call["eps"])
+
+
 def layer_norm(call: Call) -> Value:
     """aten.layer_norm(input [..., channels], normalized_shape, weight, bias, eps)."""
     return call.operate(_over_channels(call, AFFINE), "layer_norm", eps=call["eps"])
@@ -61,18 +69,21 @@ def _affine(call: Call, x: Value, channels: Axis, roles: Mapping[str, str]) -> V
 
 RULES = {
     "aten.batch_norm": batch_norm,
+    "aten.instance_norm": instance_norm,
     "aten.layer_norm": layer_norm,
     "aten.rms_norm": rms_norm,
     "aten.group_norm": group_norm,
 }
 OPERATIONS = {
     "batch_norm": ("eps",),
+    "instance_norm": ("eps",),
     "layer_norm": ("eps",),
     "rms_norm": ("eps",),
     "group_norm": ("num_groups", "eps"),
 }
 EXAMPLES = {
     "aten.batch_norm": ((4, 5), lambda: nn.BatchNorm1d(4)),
+    "aten.instance_norm": ((4, 5), lambda: nn.InstanceNorm1d(4, affine=True)),
     "aten.layer_norm": ((6,), lambda: nn.LayerNorm(6)),
     "aten.rms_norm": ((6,), lambda: nn.RMSNorm(6)),
     "aten.group_norm": ((6, 5), lambda: nn.GroupNorm(3, 6)),

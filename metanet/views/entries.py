@@ -1,0 +1,21 @@
+"""The entries of stacked state_dicts as a template reads them: weight tensors as edges, vectors as values of nodes."""
+
+from collections.abc import Mapping
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from metanet.arch.template import Block, Space
+
+
+def edges_of(block: Block, params: Mapping[str, Tensor]) -> Float[Tensor, "nets out in taps"]:
+    """The weights of a block; a view of them wherever their memory order allows it."""
+    weight_axes, edge_axes = block.pattern.split("->")
+    return rearrange(params[block.name], f"nets {weight_axes}-> nets {edge_axes}", **block.axes)
+
+
+def vector_of(space: Space, role: str, params: Mapping[str, Tensor]) -> Float[Tensor, "nets size"]:
+    """The values of the space's nodes in one of its roles."""
+    entry = params[space.vectors[role]].flatten(1)
+    return entry.expand(-1, space.size) if entry.shape[1] == 1 else entry
