@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metanet.arch.template import VECTOR_ROLES
 from metanet.blocks.distribution import (
     BLOCK_FEATURES,
     QUANTILES,
@@ -22,7 +23,7 @@ def weights(seed: int, nets: int = 2, out: int = 5, inputs: int = 4, taps: int =
 
 def units(seed: int, size: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    nodes = torch.randn(2, size, 5, generator=generator, dtype=torch.float64)
+    nodes = torch.randn(2, size, len(VECTOR_ROLES), generator=generator, dtype=torch.float64)
     incoming, outgoing = torch.rand(2, 2, size, generator=generator, dtype=torch.float64)
     return nodes, incoming, outgoing
 
@@ -53,7 +54,7 @@ def test_equal_rows_are_fully_alike_and_orthogonal_rows_are_not():
 @pytest.mark.parametrize("value", [-3.0, 0.0, 1e-30, 1e30])
 def test_equal_values_of_any_sign_and_size_have_finite_features(value):
     assert block_distribution(torch.full((1, 4, 3, 1), value)).isfinite().all()
-    nodes = torch.full((1, 4, 5), value)
+    nodes = torch.full((1, 4, len(VECTOR_ROLES)), value)
     assert unit_distribution(nodes, nodes[..., 0].abs(), nodes[..., 0].abs()).isfinite().all()
 
 
