@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import networkx
     from torch_geometric.data import Data
 
+    from metanet.arch.actions import Rescaling
+
 # What a 1-D entry of the state_dict does on its space: the value that does nothing.
 VECTOR_DEFAULTS = {"bias": 0.0, "scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0, "slope": 1.0}
 VECTOR_ROLES = tuple(VECTOR_DEFAULTS)
@@ -126,6 +128,13 @@ class Template:
         """Share of those values that a block or space really carries, in [0, 1]; `metanet.trace` gives 1 or fails."""
         carried = {block.name for block in self.blocks}.union(*(space.vectors.values() for space in self.spaces))
         return sum(math.prod(self.shapes[name]) for name in carried) / max(1, self.num_params)
+
+    @property
+    def actions(self) -> dict[str, Symmetry | Rescaling]:
+        """The function-preserving actions by name: "permutation", "scaling" and "sign"; see metanet.arch.actions."""
+        from metanet.arch import actions  # which imports this module
+
+        return actions.actions(self)
 
     def hide(self, kinds: Collection[str]) -> Template:
         """The template with every operation of the given kinds replaced by Operation("hidden"), attributes and all.
