@@ -11,6 +11,7 @@ from metanet.dataset import Nets
 from metanet.views.sequence import entries
 
 KNEE = 0.05  # a usual size of a weight
+SMALL = 1e-8  # about the rounding error of a float32 weight
 
 
 class Standardise(nn.Module):
@@ -63,37 +64,43 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.std
 
 
-class Rank(nn.Module):
-    """Each feature's place among the training nets' values, in [-1, 1]: piecewise linear between their quantiles.
+class Magnitudes(nn.Module):
+    """Columns of any scale as a network reads them best: two numbers each, standardised, 0 where a value is missing.
 
-    A heavy tail then has no more to say than its order; trees read features so. The same for every value before `fit`.
+    log10(1 + |x| / SMALL) tells 1e-7 from 1e-5; `signed_log` keeps the sign of what is not small. The first is what
+    telling optimizers apart takes: softmax's gradient sums to 0 over the classes, so that gradient descent never moves
+    the mean of the last biases but for rounding, while Adam, which scales every gradient, does. NaN is a missing value.
     """
 
-    edges: Tensor
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, features: int, bins: int = 64):
+    def __init__(self, columns: int):
         super().__init__()
-        self.register_buffer("edges", torch.zeros(features, bins + 1))
+        self.register_buffer("mean", torch.zeros(2 * columns))
+        self.register_buffer("std", torch.ones(2 * columns))
 
     @torch.no_grad()
-    def fit(self, x: Float[Tensor, "values features"]) -> None:
-        """Takes the quantiles of training values; at most 100,000, evenly spaced, are read.
+    def fit(self, x: Float[Tensor, "values columns"]) -> None:
+        """Takes mean and deviation of the values that are there; a constant column is left unscaled."""
+        both = _magnitudes(x.double())
+        mean = both.nanmean(0)
+        variance = (both - mean).square().nanmean(0)
+        constant = ~(variance > (torch.finfo(torch.float32).eps * mean) ** 2)  # or without any value
+        self.mean.copy_(mean.nan_to_num(0.0))
+        self.std.copy_(variance.masked_fill(constant, 1.0).sqrt())
 
-        Edges are kept apart, so that the map is continuous: rounding cannot move a value across a tie.
-        """
-        x = x[:: max(len(x) // 100_000, 1)].sort(0).values
-        places = torch.linspace(0, len(x) - 1, self.edges.shape[1], device=x.device).round().long()
-        apart = 1e-4 * (x[len(x) * 3 // 4] - x[len(x) // 4]) + 1e-6
-        self.edges.copy_(x[places].T + apart[:, None] * torch.arange(len(places), device=x.device))
+    def forward(self, x: Float[Tensor, "*shape columns"]) -> Float[Tensor, "*shape twice_columns"]:
+        return ((_magnitudes(x) - self.mean) / self.std).clamp(-6, 6).nan_to_num(0.0)
 
-    def forward(self, x: Float[Tensor, "*shape features"]) -> Float[Tensor, "*shape features"]:
-        bins = self.edges.shape[1] - 1
-        columns = x.flatten(0, -2).T.contiguous()
-        right = torch.searchsorted(self.edges, columns).clamp(1, bins)
-        low, high = self.edges.gather(1, right - 1), self.edges.gather(1, right)
-        gap = torch.where(high > low, high - low, torch.ones_like(high))  # 0 only before `fit`
-        share = (right - 1 + ((columns - low) / gap).clamp(0, 1)) / bins
-        return (2 * share - 1).T.view(x.shape)
+
+def _magnitudes(x: Float[Tensor, "*shape columns"]) -> Float[Tensor, "*shape twice_columns"]:
+    return torch.cat([(x.abs() / SMALL + 1).log10(), signed_log(x)], -1)
+
+
+def signed_log(x: Tensor) -> Tensor:
+    """Odd and monotone; linear below 1e-3, about log10 above: one scale for weights of every magnitude."""
+    return x.sign() * (x.abs() * 1e3).log1p() / 6.9
 
 
 class StandardiseParts(nn.Module):

@@ -37,7 +37,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what the figures call it -> what met
     # readout
     "pooled by the mean only": ("model.statistics=[mean]",),
     "pooled by mean and deviation": ("model.statistics=[mean,std]",),
-    "no closed-form weight statistics": ("model.distribution=false",),
+    "no statistics of tensors": ("model.distribution=false",),
     "no attention over layers": ("model.mixing=0",),
 }
 

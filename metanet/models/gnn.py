@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from einops import rearrange, reduce
@@ -10,26 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metanet.arch.template import VECTOR_ROLES, Block, Template
-from metanet.blocks.distribution import (
-    BLOCK_FEATURES,
-    LARGEST,
-    UNIT_FEATURES,
-    block_distribution,
-    root_mean_square,
-    signed_log,
-    unit_distribution,
-)
 from metanet.blocks.heads import Heads
 from metanet.blocks.pool import STATISTICS, pool
 from metanet.blocks.transformer import TransformerLayer
 from metanet.dataset import Batch, Nets, Schema
-from metanet.normalise import Rank, Standardise
+from metanet.normalise import Magnitudes, Standardise, signed_log
 from metanet.views.graph import (
     BLOCK_CODES,
     GRID,
     POSITION_CODES,
     SPACE_CODES,
-    Blocked,
     block_codes,
     blocked,
     fixed_positions,
@@ -38,20 +28,11 @@ from metanet.views.graph import (
     tap_layers,
     tap_slots,
 )
+from metanet.views.statistics import COLUMNS, LAYER_COLUMNS, layers, lined_up
 
 INVARIANT = True
 
 _ROLES = len(VECTOR_ROLES)
-# How facts [nets, blocks, features] of architectures of any depth are lined up for the trunks.
-PLACES: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda facts: facts.mean(1),
-    lambda facts: facts.amax(1),
-    lambda facts: facts.amin(1),
-    lambda facts: facts[:, 0],
-    lambda facts: facts[:, min(1, facts.shape[1] - 1)],
-    lambda facts: facts[:, max(facts.shape[1] - 2, 0)],
-    lambda facts: facts[:, -1],
-)
 
 
 class GNN(nn.Module):
@@ -59,10 +40,10 @@ class GNN(nn.Module):
 
     A node reads its vectors (bias, norm, running statistics); an edge reads its taps, each as value over the tensor's
     root mean square, signed log-magnitude and log-magnitude, through a projection of its own for each place in the
-    kernel. A layer's token pools its edges and nodes by mean, std, max and min, and adds facts: closed-form statistics
-    of the raw weights and units (`metanet.blocks.distribution`), which a pooled embedding of a few numbers cannot hold
-    as exactly. A small transformer reads the tokens in order of computation, and one head per target reads what comes
-    out, beside the facts of the first, second, last two, mean and extreme layers.
+    kernel. A layer's token pools its edges and nodes by mean, std, max and min, and adds facts: the exact statistics of
+    its tensors (`metanet.views.statistics`), which a pooled embedding of a few numbers cannot hold. A small transformer
+    reads the tokens in order of computation, and one head per target reads what comes out, beside the facts of the
+    layers lined up.
 
     Related: Kofinas et al. 2024 (neural graphs: nodes are biases, edges kernels), Lim et al. 2024 (graph metanetworks,
     both directions), Corso et al. 2020 (several aggregators), Unterthiner et al. 2020 (weight statistics).
@@ -80,6 +61,7 @@ class GNN(nn.Module):
         token_width: int = 64,
         mixing: int = 2,
         dropout: float = 0.1,
+        fact_dropout: float = 0.5,
         log_magnitude: bool = True,
         statistics: Iterable[str] = STATISTICS,
         reverse_edges: bool = True,
@@ -99,21 +81,21 @@ class GNN(nn.Module):
         self.layers = nn.ModuleList(
             Layer(width, edge_width, self.statistics, reverse_edges, edge_updates, links) for _ in range(depth)
         )
-        num_facts = BLOCK_FEATURES + UNIT_FEATURES
-        self.scale, self.rank = Standardise(num_facts), Rank(num_facts)
+        self.of_layers, self.of_net = Magnitudes(len(LAYER_COLUMNS)), Magnitudes(len(COLUMNS))
+        self.drop_facts = nn.Dropout(fact_dropout)
         pooled = len(self.statistics) * (width + edge_width)
         self.token = nn.Sequential(
-            nn.Linear(pooled + distribution * 2 * num_facts + SPACE_CODES + BLOCK_CODES + 1, token_width),
+            nn.Linear(pooled + distribution * 2 * len(LAYER_COLUMNS) + SPACE_CODES + BLOCK_CODES + 1, token_width),
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Linear(token_width, token_width),
         )
         self.mixer = nn.ModuleList(TransformerLayer(token_width, heads=4, dropout=dropout) for _ in range(mixing))
         read = 4 * token_width + len(self.statistics) * width
-        self.norm, self.drop = nn.LayerNorm(read), nn.Dropout(dropout / 2)
+        self.norm = nn.LayerNorm(read)
         num_targets = len(schema.targets)
         self.trunks = nn.Sequential(
-            nn.Linear(read + distribution * len(PLACES) * 2 * num_facts, num_targets * token_width),
+            nn.Linear(read + distribution * 2 * len(COLUMNS), num_targets * token_width),
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Unflatten(1, (num_targets, token_width)),
@@ -123,21 +105,23 @@ class GNN(nn.Module):
     @torch.no_grad()
     def prepare(self, train: Iterable[Batch]) -> None:
         """Fits the normalisers on the training nets."""
-        said = []
+        of_layers, of_net = [], []
         for batch in train:
             for nets in batch:
                 for nodes in blocked(nets.template, nets.params).nodes:
                     self.node_scale.update(self.node_features(nodes))
-                said.append(self.known(nets).flatten(0, 1))
-        self.scale.update(torch.cat(said))
-        self.rank.fit(torch.cat(said))
+                facts = self.known(nets)
+                of_layers.append(facts.flatten(0, 1))
+                of_net.append(lined_up(nets.template, facts))
+        self.of_layers.fit(torch.cat(of_layers))
+        self.of_net.fit(torch.cat(of_net))
 
     @torch.no_grad()
-    def facts(self, nets: Nets) -> Float[Tensor, "nets blocks features"]:
-        """The closed-form statistics of every block and of the units that it writes."""
-        return closed_form(blocked(nets.template, nets.params))
+    def facts(self, nets: Nets) -> Float[Tensor, "nets blocks layer_columns"]:
+        """The statistics of the tensors of every layer; NaN where a layer has no such tensor."""
+        return layers(nets.template, nets.params).to(nets.params[nets.template.blocks[0].name])
 
-    def known(self, nets: Nets) -> Float[Tensor, "nets blocks features"]:
+    def known(self, nets: Nets) -> Float[Tensor, "nets blocks layer_columns"]:
         return self.facts(nets) if nets.facts is None else nets.facts
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -174,8 +158,7 @@ class GNN(nn.Module):
         for layer in self.layers:
             nodes, edges = layer(template, nodes, edges, kinds)
         facts = self.known(nets) if self.distribution else None
-        if facts is not None:
-            facts = torch.cat([self.scale(facts).clamp(-6, 6), 1.7 * self.rank(facts)], -1)
+        told = None if facts is None else self.drop_facts(self.of_layers(facts))
         tokens = []
         for index, block in enumerate(template.blocks):
             parts = [
@@ -184,8 +167,8 @@ class GNN(nn.Module):
                 expand(spaces[block.target], typed[index]),
                 typed[index],
             ]
-            if facts is not None:
-                parts.append(self.drop(facts[:, index]))
+            if told is not None:
+                parts.append(told[:, index])
             tokens.append(self.token(torch.cat(parts, -1)))
         mixed = torch.stack(tokens, 1)
         for mixer in self.mixer:
@@ -194,7 +177,7 @@ class GNN(nn.Module):
         summary = self.norm(torch.cat([mixed.mean(1), mixed.amax(1), mixed[:, 0], mixed[:, -1], every_node], -1))
         if facts is None:
             return summary
-        return torch.cat([summary, *(self.drop(place(facts)) for place in PLACES)], -1)
+        return torch.cat([summary, self.drop_facts(self.of_net(lined_up(template, facts)))], -1)
 
 
 class Taps(nn.Module):
@@ -281,30 +264,11 @@ class Layer(nn.Module):
         return [x + self.update(message) for x, message in zip(nodes, inbox, strict=True)], new_edges
 
 
-def closed_form(view: Blocked) -> Float[Tensor, "nets blocks features"]:
-    """The closed-form statistics of every block and of the units that it writes."""
-    blocks = view.template.blocks
-    incoming = [torch.zeros_like(nodes[..., 0]) for nodes in view.nodes]  # mean squares of the weights of each unit
-    outgoing = [torch.zeros_like(nodes[..., 0]) for nodes in view.nodes]
-    for block, weights in zip(blocks, view.edges, strict=True):
-        squares = rearrange(weights.clamp(-LARGEST, LARGEST).square(), "n (g o) i t -> n g o i t", g=block.groups)
-        incoming[block.target] = incoming[block.target] + reduce(squares, "n g o i t -> n (g o)", "mean")
-        outgoing[block.source] = outgoing[block.source] + reduce(squares, "n g o i t -> n (g i)", "mean")
-    return torch.stack(
-        [
-            torch.cat(
-                [
-                    block_distribution(weights),
-                    unit_distribution(
-                        view.nodes[block.target], incoming[block.target].sqrt(), outgoing[block.target].sqrt()
-                    ),
-                ],
-                -1,
-            )
-            for block, weights in zip(blocks, view.edges, strict=True)
-        ],
-        1,
-    )
+def root_mean_square(weights: Float[Tensor, "nets out in taps"]) -> Float[Tensor, " nets"]:
+    """Of each net's tensor; scaled by its largest weight first, so that no finite weight overflows."""
+    largest = reduce(weights.abs(), "n o i t -> n", "max")
+    unit = weights / (largest + 1e-12)[:, None, None, None]
+    return largest * reduce(unit.square(), "n o i t -> n", "mean").sqrt()
 
 
 def expand(code: Float[Tensor, "... codes"], like: Float[Tensor, "... width"]) -> Float[Tensor, "... codes"]:

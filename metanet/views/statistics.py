@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from einops import reduce
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from metanet.arch.template import VECTOR_ROLES, Block, Template
@@ -33,28 +33,43 @@ COLUMNS = tuple(f"{place}.{column}" for place in _PLACES for column in LAYER_COL
 
 
 def statistics(template: Template, params: Mapping[str, Tensor]) -> Float32[Tensor, "nets columns"]:
-    """COLUMNS of stacked nets; NaN where an architecture has no such layer or vector.
+    """COLUMNS of stacked nets; NaN where an architecture has no such layer or vector. Cost: a sort."""
+    return lined_up(template, layers(template, params)).float()
 
-    A layer is a block with the vectors of the space that it writes. Layers are aligned by their place: the first three,
-    the last three, the first dense one, and the mean, min and max over the convolutions, the dense layers, and all.
-    Computed in float64 and rounded to float32, which the order of the hidden units does not change. Cost: a sort.
+
+def layers(template: Template, params: Mapping[str, Tensor]) -> Float64[Tensor, "nets blocks layer_columns"]:
+    """LAYER_COLUMNS of every layer of stacked nets; NaN where a layer has no such vector.
+
+    A layer is a block with the vectors of the space that it writes. In float64: rounded to float32, the order of the
+    hidden units does not change it.
     """
-    layers = [_layer(template, block, params) for block in template.blocks]
+    return torch.stack([_layer(template, block, params) for block in template.blocks], 1)
+
+
+def lined_up(
+    template: Template, of_layers: Float[Tensor, "nets blocks layer_columns"]
+) -> Float[Tensor, "nets columns"]:
+    """COLUMNS, from LAYER_COLUMNS of every layer: what architectures of any depth have in common.
+
+    Layers are aligned by their place: the first three, the last three, the first dense one, and the mean, min and max
+    over the convolutions, the dense layers, and all. NaN where an architecture has no such layer.
+    """
+    columns = list(of_layers.unbind(1))
     dense = [number for number, block in enumerate(template.blocks) if block.kind != "conv"]
     conv = [number for number, block in enumerate(template.blocks) if block.kind == "conv"]
-    missing = torch.full_like(layers[0], torch.nan)
-    places = [*layers[:_ENDS], *[missing] * (_ENDS - len(layers))]
-    places += [*layers[: -_ENDS - 1 : -1], *[missing] * (_ENDS - len(layers))]
-    places.append(layers[dense[0]] if dense else missing)
-    for numbers in (conv, dense, range(len(layers))):
-        chosen = torch.stack([layers[number] for number in numbers] or [missing])
+    missing = torch.full_like(columns[0], torch.nan)
+    places = [*columns[:_ENDS], *[missing] * (_ENDS - len(columns))]
+    places += [*columns[: -_ENDS - 1 : -1], *[missing] * (_ENDS - len(columns))]
+    places.append(columns[dense[0]] if dense else missing)
+    for numbers in (conv, dense, range(len(columns))):
+        chosen = torch.stack([columns[number] for number in numbers] or [missing])
         nan = chosen.isnan()
         places += [
             chosen.nanmean(0),
             chosen.masked_fill(nan, torch.inf).amin(0).masked_fill(nan.all(0), torch.nan),
             chosen.masked_fill(nan, -torch.inf).amax(0).masked_fill(nan.all(0), torch.nan),
         ]
-    return torch.cat(places, dim=1).float()
+    return torch.cat(places, dim=1)
 
 
 def architecture(template: Template, operations: Sequence[str]) -> Float32[Tensor, " columns"]:
