@@ -16,8 +16,14 @@ _KEY = "metanet"  # one metadata entry: safetensors does not keep the order of s
 
 
 def pack(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
-    """A safetensors file with `about` and the order of the names as JSON in its metadata; equal inputs, equal bytes."""
+    """A safetensors file with `about` and the order of the names as JSON in its metadata; equal inputs, equal bytes.
+
+    Raises:
+        MemoryError: there is too little memory.
+    """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # safetensors copies three times, and where memory is short it ends the process; Python raises MemoryError
+    bytearray(3 * sum(tensor.nbytes for tensor in on_cpu.values()))
     return safetensors.torch.save(on_cpu, {_KEY: json.dumps({**about, "names": list(tensors)}, sort_keys=True)})
 
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -44,7 +44,9 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
                 except TooLarge:
                     pending.extend(split(group))
         return
-    with _workers(work, count) as workers:
+    kills = machine.memory_kills()
+    with _workers(work) as start:
+        workers = dict(start() for _ in range(count))
         idle = list(workers)
         busy: dict[Connection, Group] = {}
         while pending or busy:
@@ -55,13 +57,17 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 group = busy[connection]
-                message = _receive(connection, workers[connection], group)
+                message = _receive(connection, workers[connection], group, kills)
                 if isinstance(message, float):
                     report(group, message)
                 else:
                     pending.extend(split(group))
                 if message == 1 or isinstance(message, TooLarge):
                     del busy[connection]
+                    if not workers[connection].is_alive():
+                        kills += 1
+                        del workers[connection]
+                        connection, workers[connection] = start()
                     idle.append(connection)
 
 
@@ -77,30 +83,38 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _workers(work: Work, count: int) -> Iterator[dict[Connection, BaseProcess]]:
-    """Processes that wait for groups; killed on the way out, which costs nothing that was acknowledged."""
+def _workers(work: Work) -> Iterator[Callable[[], tuple[Connection, BaseProcess]]]:
+    """Starts processes that wait for groups; they are killed on the way out, which costs nothing acknowledged."""
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in an unknown state
-    workers: dict[Connection, BaseProcess] = {}
+    workers: list[tuple[Connection, BaseProcess]] = []
+
+    def start() -> tuple[Connection, BaseProcess]:
+        here, there = context.Pipe()
+        workers.append((here, context.Process(target=_serve, args=(there, work), daemon=True)))
+        workers[-1][1].start()
+        there.close()
+        return workers[-1]
+
     try:
-        for _ in range(count):
-            here, there = context.Pipe()
-            workers[here] = context.Process(target=_serve, args=(there, work), daemon=True)
-            workers[here].start()
-            there.close()
-        yield workers
+        yield start
     finally:
-        for connection, process in workers.items():
+        for connection, process in workers:
             connection.close()
             process.kill()
             process.join()
 
 
-def _receive(connection: Connection, process: BaseProcess, group: Group) -> float | TooLarge:
-    """The fraction of its group that a worker has done, or that it does not fit in memory."""
+def _receive(connection: Connection, process: BaseProcess, group: Group, kills: int) -> float | TooLarge:
+    """The fraction of its group that a worker has done, or that it does not fit in memory.
+
+    `kills`: how many processes had been ended for want of memory before.
+    """
     try:
         message = connection.recv()
     except (EOFError, ConnectionResetError) as error:
         process.join()
+        if process.exitcode == -signal.SIGKILL and machine.memory_kills() > kills:
+            return TooLarge(group.name)
         raise ChildProcessError(
             f"group {group.name}: its worker died (exit code {process.exitcode}; -9 often means too little memory). "
             f"The same command goes on from the last snapshot; processes= lowers the number of workers."
