@@ -4,9 +4,10 @@
     python scripts/build_graphs.py zoo=zoos/demo materialize=true                  # PyG tensors for other tools
     python scripts/build_graphs.py zoo=zoos/demo materialize=true out=graphs
 
-Writes <zoo>/templates/<architecture>-<activation>.json. Models gather the weights through these templates while they
-train, so nothing else has to be stored; `materialize` writes the graphs all the same (docs/graphs.md says how to read
-them) as <out>/<architecture>-<activation>-<part>.safetensors, <zoo>/graphs unless `out` is given.
+Writes <zoo>/templates/<architecture>-<activation>.json. Models read these templates instead of tracing anew, and gather
+the weights through them while they train, so nothing else has to be stored; `materialize` writes the graphs all the
+same (docs/graphs.md says how to read them) as <out>/<architecture>-<activation>-<part>.safetensors, <zoo>/graphs unless
+`out` is given.
 """
 
 import json
@@ -28,6 +29,7 @@ from metanet.arch.check import check_symmetry
 from metanet.arch.template import VECTOR_ROLES, Template
 from metanet.progress import progress
 from metanet.views.graph import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, GRID, NODE_COLUMNS, blocked, sparse
+from metanet.zoo import templates
 from metanet.zoo.disk import make_folder, one_writer, write_atomically
 from metanet.zoo.store import Zoo, open_zoo
 
@@ -69,7 +71,7 @@ def main(options: Options) -> None:
                 template = zoo.template(arch, activation)
                 entry = built.setdefault(arch, _facts(template))
                 entry.error = max(entry.error, _symmetry_error(zoo, template, arch, its_rows[0]))
-                write_atomically(zoo.path / "templates" / f"{arch}-{activation}.json", template.to_json().encode())
+                templates.write(templates.path(zoo.path, arch, activation), zoo.archs[arch], activation, template)
                 advance(note=arch)
         total = sum(map(len, rows.values()))
         with progress("building graphs", total, "nets") as advance:

@@ -14,6 +14,7 @@
     shards.py, manifest.py      what is in the files: weights, and what is known of each net
     disk.py                     how they reach the disk: atomically, by one writer
     store.py, verify.py         reading a zoo, and finding its damage
+    templates.py                the parameter graphs of its architectures, once build_graphs has left them there
 
 What everything here keeps to:
 - A net is a function of (seed of the zoo, its number, what the spec gives it). The executor and interruptions do not

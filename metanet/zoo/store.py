@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metanet import seeding
 from metanet.arch.template import Template
-from metanet.zoo import layout, manifest, nets, shards, verify
+from metanet.zoo import layout, manifest, nets, shards, templates, verify
 
 
 def open_zoo(path: str | Path) -> Zoo:
@@ -145,13 +145,21 @@ class Zoo:
         return seeding.uniform(keys, *nets.input_shape(self.archs[arch]))
 
     def template(self, arch: str, activation: str) -> Template:
-        """The parameter graph of an architecture with an activation; traced once."""
+        """The parameter graph of an architecture with an activation: what build_graphs has left, else traced once.
+
+        Raises:
+            ValueError: what build_graphs has left is damaged.
+        """
+        if (arch, activation) not in self._templates:
+            path = templates.path(self.path, arch, activation)
+            template = templates.read(path, self.archs[arch], activation)
+            self._templates[arch, activation] = template or self._trace(arch, activation)
+        return self._templates[arch, activation]
+
+    def _trace(self, arch: str, activation: str) -> Template:
         from metanet.arch.trace import trace  # takes a second to import, and readers of weights do not need it
 
-        if (arch, activation) not in self._templates:
-            module = nets.build(self.archs[arch], activation=activation).eval()
-            self._templates[arch, activation] = trace(module, self.example_input(arch))
-        return self._templates[arch, activation]
+        return trace(nets.build(self.archs[arch], activation=activation).eval(), self.example_input(arch))
 
     def verify(self) -> list[str]:
         """All damage in words, naming file, tensor and net; empty if every byte is as it was written."""
