@@ -224,3 +224,23 @@ def test_the_shuffled_nets_of_these_tests_compute_the_same_function(arch):
             for params in (group.params, moved)
         )
         torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
+
+
+def on(device: str, group: Nets) -> Nets:
+    params = {name: tensor.to(device) for name, tensor in group.params.items()}
+    targets = {name: tensor.to(device) for name, tensor in group.targets.items()}
+    return replace(group, params=params, rows=group.rows.to(device), targets=targets)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if isinstance(new_model(name), nn.Module)])
+def test_a_training_step_stays_on_its_device_and_never_waits_for_it(name):
+    """Tensors of the meta device do not mix with others and have no values to read: both would be errors here."""
+    model = new_model(name)
+    if hasattr(model, "prepare"):
+        model.prepare([[nets(arch, 24, 0)] for arch in BUILD])
+    batch = [on("meta", nets(arch, 3, 0)) for arch in BUILD]
+    loss = loss_of(model.to("meta").train(), batch)
+    loss.backward()
+    assert all(p.grad.device.type == "meta" for p in model.parameters() if p.grad is not None)
+    with pytest.raises(RuntimeError, match=r"device|meta"):
+        loss_of(model, [nets(arch, 3, 0) for arch in BUILD]).backward()  # the twin: nets left behind on the CPU

@@ -116,7 +116,8 @@ class SANE(nn.Module):
             shown = torch.rand(cut.tokens.shape, generator=generator) >= self.hidden_share
             latents = self.encode(replace(cut, values=noisy * shown.unsqueeze(-1).to(noisy.device)))
             projected.append(self.project(masked_mean(latents, cut.tokens)))
-            errors.append((self.decode(latents, cut) - cut.values)[cut.real].square().mean())
+            squares = (self.decode(latents, cut) - cut.values).square()
+            errors.append((squares * cut.real).sum() / cut.real.sum())  # indexing by a mask would wait for the GPU
         contrast = nt_xent(projected[0], projected[1], self.temperature)
         return self.contrast * contrast + (1 - self.contrast) * torch.stack(errors).mean()
 

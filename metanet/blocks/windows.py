@@ -8,20 +8,25 @@ from metanet import seeding
 
 
 class Dice(nn.Module):
-    """A seeded generator per training step. Its state is in buffers: a resumed training draws as if never stopped."""
-
-    seed: Tensor
-    step: Tensor
+    """A seeded generator per training step. Its state is saved with the weights: a resumed training draws as if never
+    stopped. It stays in Python: read off a GPU, it would make every step wait for the one before.
+    """
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("seed", torch.randint(2**62, ()))  # follows the seed that initialises the weights
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.seed = int(torch.randint(2**62, ()))  # follows the seed that initialises the weights
+        self.step = 0
 
     def forward(self) -> torch.Generator:
         """A fresh generator (on the CPU, so that every device draws the same), another one at each call."""
         self.step += 1
-        return torch.Generator().manual_seed(seeding.key(int(self.seed), int(self.step)))
+        return torch.Generator().manual_seed(seeding.key(self.seed, self.step))
+
+    def get_extra_state(self) -> Int64[Tensor, "2"]:
+        return torch.tensor([self.seed, self.step])
+
+    def set_extra_state(self, state: Int64[Tensor, "2"]) -> None:
+        self.seed, self.step = state.tolist()
 
 
 def random_starts(
