@@ -2,15 +2,20 @@
 
     python scripts/draw_graph.py zoo=zoos/demo out=graph.html                      # the zoo's first architecture
     python scripts/draw_graph.py zoo=zoos/demo arch=mlp-2x64-1x14x14-10 out=graph.png
-    python scripts/draw_graph.py module=torchvision.models:alexnet input=[1,3,224,224] out=graph.html
+    python scripts/draw_graph.py module=pytorchcv.models.resnet:resnet18 out=graph.html       # any module
+    python scripts/draw_graph.py module=mypackage.nets:make_net input=1,3,32,32 out=graph.png fold=2
 
 `module` is package:factory, a function without required arguments that returns an nn.Module; it is imported and called.
+`input` is the shape of its input, by default one colour image of 224 x 224 pixels. Large networks come folded, a box
+for each module; the page opens them on a double click and can show every space. `fold` chooses how many components of
+the module paths are kept (0: every space is a box).
 """
 
 import importlib
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +34,8 @@ class Options:
     arch: str | None = field(default=None, metadata={"help": "an architecture of the zoo (its first)"})
     activation: str = field(default="relu", metadata={"help": "the activation that the zoo's architecture gets"})
     module: str | None = field(default=None, metadata={"help": "package:factory, in place of a zoo"})
-    input: list[int] | None = field(default=None, metadata={"help": "shape of the module's input: [1,3,32,32]"})
+    input: Any = field(default="1,3,224,224", metadata={"help": "shape of the module's input"})
+    fold: int | None = field(default=None, metadata={"help": "components of module paths to fold to (as fits)"})
 
 
 def main(options: Options) -> None:
@@ -38,7 +44,7 @@ def main(options: Options) -> None:
             "found zoo= and module= both or neither, expected one of them: zoo=zoos/NAME or module=package:factory"
         )
     title, template = _of_zoo(options) if options.zoo else _of_module(options)
-    draw(template, Path(options.out), title)
+    draw(template, Path(options.out), title, options.fold)
     parts = f"{len(template.spaces)} spaces, {len(template.blocks)} blocks, {template.num_params:,} parameters"
     print(f"{options.out}: {title}, {parts}")
 
@@ -56,8 +62,7 @@ def _of_zoo(options: Options) -> tuple[str, Template]:
 
 
 def _of_module(options: Options) -> tuple[str, Template]:
-    if not options.input:
-        raise ValueError("module= needs the shape of the module's input, for example input=[1,3,32,32]")
+    shape = _shape(options.input)
     package, colon, factory = str(options.module).partition(":")
     try:
         module = getattr(importlib.import_module(package), factory)()
@@ -69,7 +74,19 @@ def _of_module(options: Options) -> tuple[str, Template]:
         raise ValueError(
             f"module={options.module}: expected package:factory that returns an nn.Module, found {type(module)}"
         )
-    return factory, trace(module, torch.randn(options.input))
+    return factory, trace(module, torch.randn(shape))
+
+
+def _shape(given: Any) -> list[int]:
+    """The sizes in "1,3,32,32", or in a list of them."""
+    sizes = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
+    try:
+        shape = [int(size) for size in sizes]
+    except (TypeError, ValueError):
+        shape = []
+    if not shape or min(shape) < 1:
+        raise ValueError(f"input={given}: expected the sizes of a tensor, for example input=1,3,32,32")
+    return shape
 
 
 if __name__ == "__main__":

@@ -1,30 +1,38 @@
 """The picture of a template: spaces as boxes from the input down, weight tensors as bands, thicker with more weights.
 
-`draw` writes an HTML page (self-contained, with the facts of whatever is pointed at) or a PNG.
+`draw` writes an HTML page (self-contained: pan, zoom, folding, the facts of whatever is pointed at) or a PNG.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metanet.arch.depth import depths
+from metanet.arch.draw_fold import Fold, folds
+from metanet.arch.draw_layout import place
 from metanet.arch.template import Block, Link, Operation, Template
 
 CHARACTER = 7.2  # width of a character of the 12 px labels, in px
-PITCH, BOX_HEIGHT, GAP, MARGIN, LINE = 104.0, 46.0, 220.0, 36.0, 20.0  # px
+PITCH, BOX_HEIGHT, MARGIN, LINE = 104.0, 46.0, 36.0, 20.0  # px
+LONGEST_TITLE = 30  # characters; the whole name is among the facts
+MOST_BOXES = 40  # of the picture that is seen first
+_LINK_WIDTH = 2.0
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Box:
-    """A space: its place in px (x is the centre), two lines of text, and all that is known of it."""
+    """A space or a folded module: its place in px (x is the centre), two lines of text, and all that is known of it."""
 
     x: float
     y: float
     width: float
-    kind: str  # "input" | "hidden" | "output"
+    kind: str  # "input" | "hidden" | "output" | "folded"
     title: str
     subtitle: str
     facts: dict[str, str]
@@ -32,15 +40,15 @@ class Box:
 
 @dataclass(frozen=True)
 class Band:
-    """A block or link: a cubic curve [start, control, control, end] in px, its thickness and label."""
+    """What leads from box to box: cubic curves [start, control, control, end, control, ...] in px, thickness, label."""
 
     source: int
     target: int
-    curve: tuple[tuple[float, float], ...]
+    curve: tuple[Point, ...]
     thickness: float
-    kind: str
+    kind: str  # of the block, or "link"
     label: str
-    label_at: tuple[float, float]
+    label_at: Point
     facts: dict[str, str]
 
 
@@ -50,93 +58,142 @@ class Picture:
 
     title: str
     notes: tuple[str, ...]  # lines under the title
+    depth: int  # of the fold; 0 where every space is a box
     width: float
     height: float
     boxes: list[Box]
     bands: list[Band]
 
 
-def draw(template: Template, path: Path, title: str) -> None:
+def draw(template: Template, path: Path, title: str, fold: int | None = None) -> None:
     """Writes the picture of `template` to `path`; its ending, .html or .png, chooses the form.
 
+    `fold` keeps so many components of the module paths, 0 keeps every space a box; without it, the finest fold of at
+    most MOST_BOXES boxes. A page holds all folds and shows this one first.
+
     Raises:
-        ValueError: another ending.
+        ValueError: another ending, or a fold that the template does not have.
     """
     if path.suffix not in (".html", ".png"):
         raise ValueError(
             f"{path}: a picture is written as .html or .png, not as {path.suffix or 'a file without ending'}"
         )
+    found = folds(template)
+    first = _chosen(found, fold)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".html":
         from metanet.arch.draw_html import page
 
-        path.write_text(page(picture(template, title)), encoding="utf-8")
+        path.write_text(page([picture(template, title, one) for one in found], first), encoding="utf-8")
     else:
         from metanet.arch.draw_png import save  # needs matplotlib
 
-        save(picture(template, title), path)
+        save(picture(template, title, found[first]), path)
 
 
-def picture(template: Template, title: str) -> Picture:
-    """Boxes in rows by their distance from the input; bands straight down, or around the side where they skip a row."""
-    depth, notes = depths(template), _notes(template)
-    rows = [[i for i, d in enumerate(depth) if d == row] for row in range(max(depth) + 1)]
-    boxes = [_box(template, i) for i in range(len(depth))]
-    reach = max(_row_width([boxes[i] for i in row]) for row in rows) / 2
+def _chosen(found: list[Fold], depth: int | None) -> int:
+    if depth is None:
+        small = [k for k, one in enumerate(found) if len(one.names) <= MOST_BOXES]
+        return small[-1] if small else 0
+    depths = [one.depth for one in found]
+    if depth not in depths:
+        raise ValueError(
+            f"fold={depth}: this network can be folded to {', '.join(map(str, sorted(depths)))} components"
+        )
+    return depths.index(depth)
+
+
+def picture(template: Template, title: str, fold: Fold | None = None) -> Picture:
+    """The picture of a fold, by default of the one in which every space is a box."""
+    fold = folds(template)[-1] if fold is None else fold
+    texts = [_box_texts(template, fold, k) for k in range(len(fold.names))]
+    widths = [max(CHARACTER * max(map(len, text[1:3])) + 28, 70.0) for text in texts]
+    edges = list(fold.joins)
+    labels = [_band_texts(fold.joins[edge])[0] for edge in edges]
+    beside = [0.0] * len(widths)  # the labels of the bands that end here stand right of them
+    for (_, target), label in zip(edges, labels, strict=True):
+        beside[target] = max(beside[target], 24 + 0.92 * CHARACTER * len(label))
+    halves = [width / 2 for width in widths]
+    places = place(halves, [max(pair) for pair in zip(halves, beside, strict=True)], edges)
+
+    notes = _notes(template)
     top = MARGIN + 40.0 + LINE * len(notes)
-    for number, row in enumerate(rows):
-        left = MARGIN + reach - _row_width([boxes[i] for i in row]) / 2
-        for i in row:
-            boxes[i] = replace(boxes[i], x=left + boxes[i].width / 2, y=top + number * PITCH)
-            left += boxes[i].width + GAP
-
-    joins = (*template.blocks, *template.links)
-    bands = [_band(join, boxes, None) for join in joins]
-    side = max(MARGIN + 2 * reach, *(_right_end(band) for band in bands))
-    skipping = [k for k, join in enumerate(joins) if depth[join.target] - depth[join.source] > 1]
-    for lane, k in enumerate(skipping):
-        bands[k] = _band(joins[k], boxes, side + 24 + 40 * lane)
+    boxes = [
+        Box(MARGIN + places.x[k], top + PITCH * places.row[k], widths[k], *texts[k]) for k in range(len(fold.names))
+    ]
+    ports = _ports(boxes, edges, places.passing, [_thickness(fold.joins[edge]) for edge in edges])
+    heavy = Counter(target for (_, target), joins in fold.joins.items() if any(isinstance(j, Block) for j in joins))
+    bands = []
+    for edge, passing, (start, end) in zip(edges, places.passing, ports, strict=True):
+        through = [(MARGIN + x, top + PITCH * row) for x, row in passing]
+        bands.append(_band(edge, fold.joins[edge], boxes, start, through, end, alone=heavy[edge[1]] == 1))
     heading = max(MARGIN + CHARACTER * len(text) for text in (*notes, title + title[: len(title) // 3]))
-    width = MARGIN + max(side, heading, *(_right_end(band) for band in bands))
-    height = top + (len(rows) - 1) * PITCH + BOX_HEIGHT + MARGIN
-    return Picture(title, notes, width, height, boxes, bands)
+    right = max([heading, *(box.x + box.width / 2 for box in boxes), *map(_right_end, bands)])
+    bottom = max(box.y for box in boxes) + BOX_HEIGHT
+    return Picture(title, notes, fold.depth, right + MARGIN, bottom + MARGIN, boxes, bands)
 
 
-def _box(template: Template, number: int) -> Box:
-    """The box of a space, not placed yet; wider with more nodes, and wide enough for its text."""
-    space = template.spaces[number]
-    title = f"{space.name} · {space.size:,}"
-    operations = " → ".join(_operation_text(o) for o in space.operations if o.kind != "bias")
-    width = max(CHARACTER * max(len(title), len(operations)) + 28, 60 + 22 * math.log2(space.size + 1))
-    return Box(0.0, 0.0, width, space.role, title, operations, _space_facts(template, number))
+def _ports(
+    boxes: list[Box], edges: list[tuple[int, int]], passing: list[list[tuple[float, int]]], thickness: list[float]
+) -> list[tuple[float, float]]:
+    """The x at which each band leaves its source and meets its target: side by side, in the order of their ways."""
+    found = [[0.0, 0.0] for _ in edges]
+    for end in (0, 1):
+        by_box: dict[int, list[int]] = {}
+        for number, edge in enumerate(edges):
+            by_box.setdefault(edge[end], []).append(number)
+        for box, numbers in by_box.items():
+            ways = {n: MARGIN + passing[n][-end][0] if passing[n] else boxes[edges[n][1 - end]].x for n in numbers}
+            numbers.sort(key=ways.__getitem__)
+            room = 0.8 * boxes[box].width
+            wide = [thickness[n] + 8 for n in numbers]
+            scale = min(1.0, room / sum(wide))
+            x = boxes[box].x - scale * sum(wide) / 2
+            for n, width in zip(numbers, wide, strict=True):
+                found[n][end] = x + scale * width / 2
+                x += scale * width
+    return [(start, stop) for start, stop in found]
 
 
-def _row_width(boxes: list[Box]) -> float:
-    return sum(box.width for box in boxes) + GAP * (len(boxes) - 1)
+def _band(
+    edge: tuple[int, int],
+    joins: list[Block | Link],
+    boxes: list[Box],
+    start: float,
+    through: list[Point],
+    end: float,
+    alone: bool,
+) -> Band:
+    """Down from the foot of one box, straight past the rows in between, to the head of the other.
+
+    The label of weights that come `alone` stands above the box that they write, where room is kept for it.
+    """
+    source, target = boxes[edge[0]], boxes[edge[1]]
+    stops = [(start, source.y + BOX_HEIGHT)]
+    for x, y in through:
+        stops += [(x, y), (x, y + BOX_HEIGHT)]
+    stops.append((end, target.y))
+    curve = [stops[0]]
+    for (x, y), (next_x, next_y) in itertools.pairwise(stops):
+        middle = (y + next_y) / 2
+        curve += [(x, middle), (next_x, middle), (next_x, next_y)]
+    label, facts = _band_texts(joins)
+    blocks = [join for join in joins if isinstance(join, Block)]
+    thickness = _thickness(joins)
+    label_at = ((stops[-2][0] + end) / 2 + thickness / 2 + 6, (stops[-2][1] + target.y) / 2)
+    if blocks and alone:
+        label_at = (end + thickness / 2 + 6, target.y - (14 if stops[-2][0] != end else 29))
+    kind = blocks[0].kind if blocks else "link"
+    return Band(*edge, tuple(curve), thickness, kind, label, label_at, facts)
 
 
-def _band(join: Block | Link, boxes: list[Box], lane: float | None) -> Band:
-    """From the foot of one box to the head of the other; or out to `lane`, a place right of everything, and back."""
-    source, target = boxes[join.source], boxes[join.target]
-    if lane is None:
-        start, end = (source.x, source.y + BOX_HEIGHT), (target.x, target.y)
-        middle = (start[1] + end[1]) / 2
-        curve = (start, (start[0], middle), (end[0], middle), end)
-    else:
-        start, end = ((box.x + box.width / 2, box.y + BOX_HEIGHT / 2) for box in (source, target))
-        out = lane + (lane - (start[0] + end[0]) / 2) / 3  # a cubic goes three quarters of the way to its controls
-        curve = (start, (out, start[1]), (out, end[1]), end)
-    middle = sum(weight * y for weight, (_, y) in zip((1, 3, 3, 1), curve, strict=True)) / 8
-    across = sum(weight * x for weight, (x, _) in zip((1, 3, 3, 1), curve, strict=True)) / 8
-    if isinstance(join, Link):
-        return Band(join.source, join.target, curve, 2.0, "link", join.kind, (across + 9, middle), _link_facts(join))
-    thickness = 3 + 5 * math.log10(math.prod(join.shape))
-    label_at = (across + thickness / 2 + 8, middle)
-    return Band(join.source, join.target, curve, thickness, join.kind, _block_label(join), label_at, _block_facts(join))
+def _thickness(joins: list[Block | Link]) -> float:
+    weights = sum(math.prod(join.shape) for join in joins if isinstance(join, Block))
+    return 2 + 3.5 * math.log10(weights) if weights > 1 else _LINK_WIDTH
 
 
 def _right_end(band: Band) -> float:
-    return band.label_at[0] + 0.92 * CHARACTER * len(band.label)
+    return max(band.label_at[0] + 0.92 * CHARACTER * len(band.label), max(x for x, _ in band.curve) + band.thickness)
 
 
 def _notes(template: Template) -> tuple[str, ...]:
@@ -148,6 +205,52 @@ def _notes(template: Template) -> tuple[str, ...]:
     )
 
 
+def _box_texts(template: Template, fold: Fold, number: int) -> tuple[str, str, str, dict[str, str]]:
+    """Kind, title, second line and facts."""
+    members = fold.spaces[number]
+    if len(members) == 1:
+        space = template.spaces[members[0]]
+        steps = " → ".join(_operation_text(o) for o in space.operations if o.kind != "bias")
+        kind = space.role if space.role in ("input", "output") else "hidden"
+        return kind, f"{_short(space.name)} · {space.size:,}", _short(steps, 44), _space_facts(template, members[0])
+    last = template.spaces[members[-1]]
+    inside = fold.inside.get(number, [])
+    weights = sum(math.prod(join.shape) for join in inside if isinstance(join, Block))
+    steps = Counter(o.kind for i in members for o in template.spaces[i].operations if o.kind != "bias")
+    facts = {
+        "module": fold.names[number],
+        "spaces": f"{len(members):,}",
+        "channels at its end": f"{last.size:,}",
+        "weights inside": f"{weights:,}",
+        "blocks inside": _counted(Counter(join.kind for join in inside if isinstance(join, Block))),
+        "links inside": _counted(Counter(join.kind for join in inside if isinstance(join, Link))),
+        "steps": _counted(steps),
+    }
+    title = f"{_short(fold.names[number])} · {last.size:,}"
+    return "folded", title, f"{len(members)} spaces · {weights:,} weights", {k: v for k, v in facts.items() if v}
+
+
+def _band_texts(joins: list[Block | Link]) -> tuple[str, dict[str, str]]:
+    """Label and facts of everything between two boxes."""
+    blocks = [join for join in joins if isinstance(join, Block)]
+    links = Counter(join.kind for join in joins if isinstance(join, Link))
+    if len(joins) == 1:
+        return (_block_label(blocks[0]), _block_facts(blocks[0])) if blocks else _link_texts(joins[0])
+    weights = sum(math.prod(block.shape) for block in blocks)
+    kinds = _counted(Counter(block.kind for block in blocks) + links)
+    facts = {"connections": kinds, "weights": f"{weights:,}"} | {f"block {k}": b.name for k, b in enumerate(blocks, 1)}
+    return kinds + (f" · {weights:,} weights" if blocks else ""), facts
+
+
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
+
+
+def _short(text: str, longest: int = LONGEST_TITLE) -> str:
+    """The end of a text that is too long."""
+    return text if len(text) <= longest else "…" + text[-longest + 1 :].split(".", 1)[-1]
+
+
 def _operation_text(operation: Operation) -> str:
     size = operation.attributes.get("kernel") or operation.attributes.get("output")
     return operation.kind.replace("_", " ") + (f" {_times(size)}" if size else "")
@@ -157,16 +260,16 @@ def _space_facts(template: Template, number: int) -> dict[str, str]:
     space = template.spaces[number]
     facts = {"space": space.name, "nodes": f"{space.size:,}", "role": space.role}
     facts["exchangeable"] = "no" if space.fixed else "yes"
-    for place, operation in enumerate(space.operations, start=1):
+    for at, operation in enumerate(space.operations, start=1):
         settings = ", ".join(f"{name} {_value(value)}" for name, value in operation.attributes.items())
-        facts[f"step {place}"] = operation.kind + (f" ({settings})" if settings else "")
+        facts[f"step {at}"] = operation.kind + (f" ({settings})" if settings else "")
     return facts | dict(space.vectors)
 
 
 def _block_label(block: Block) -> str:
     kernel = f" {_times(block.taps)}" if block.taps else ""
     groups = f" in {block.groups} groups" if block.groups > 1 else ""
-    return f"{block.kind}{kernel}{groups} · {math.prod(block.shape):,} weights"
+    return f"{block.kind.replace('_', ' ')}{kernel}{groups} · {math.prod(block.shape):,} weights"
 
 
 def _block_facts(block: Block) -> dict[str, str]:
@@ -184,8 +287,9 @@ def _block_facts(block: Block) -> dict[str, str]:
     return facts | {name: _value(value) for name, value in block.attributes.items()}
 
 
-def _link_facts(link: Link) -> dict[str, str]:
-    return {"link": link.kind, "weights": "none"} | {name: _value(value) for name, value in link.attributes.items()}
+def _link_texts(link: Block | Link) -> tuple[str, dict[str, str]]:
+    numbers = {name: _value(value) for name, value in link.attributes.items()}
+    return link.kind, {"link": link.kind, "weights": "none"} | numbers
 
 
 def _times(sizes: Any) -> str:

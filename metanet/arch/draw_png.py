@@ -7,13 +7,15 @@ from pathlib import Path
 from metanet.arch.draw import BOX_HEIGHT, LINE, MARGIN, Picture
 
 COLOURS = {"conv": "#3b82c4", "linear": "#d98324", "flatten": "#4a9d5b", "link": "#8a8f98"}
-FILLS = {"input": "#e7ecf3", "hidden": "#ffffff", "output": "#e7ecf3"}
+OTHER_BLOCKS = "#8a63b8"
+FILLS = {"input": "#e7ecf3", "hidden": "#ffffff", "output": "#e7ecf3", "folded": "#f3f5f8"}
 DPI = 144
+MOST_DOTS = 30_000  # of a side: what matplotlib and viewers take
 POINT = 0.72  # points per px
 
 
 def save(picture: Picture, path: Path) -> None:
-    """Draws at 100 px an inch; 144 dots per inch, so that text stays sharp.
+    """Draws at 100 px an inch; 144 dots per inch, so that text stays sharp; fewer where the picture is very long.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -26,7 +28,8 @@ def save(picture: Picture, path: Path) -> None:
     except ImportError as error:
         raise ValueError(f"{path}: a PNG needs matplotlib; pip install 'metanet[draw]', or write .html") from error
 
-    figure = Figure(figsize=(picture.width / 100, picture.height / 100), dpi=DPI)
+    dpi = min(DPI, 100 * MOST_DOTS / max(picture.width, picture.height))
+    figure = Figure(figsize=(picture.width / 100, picture.height / 100), dpi=dpi)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, picture.width), ylim=(picture.height, 0))
     axes.axis("off")
@@ -34,8 +37,9 @@ def save(picture: Picture, path: Path) -> None:
     for number, note in enumerate(picture.notes, start=1):
         axes.text(MARGIN, MARGIN + 4 + LINE * number, note, fontsize=11.5 * POINT, color="#555b66", va="center")
     for band in picture.bands:
-        curve = Curve(list(band.curve), [Curve.MOVETO, *[Curve.CURVE4] * 3])
-        style = {"edgecolor": COLOURS[band.kind], "linewidth": band.thickness * POINT, "alpha": 0.55, "zorder": 1}
+        curve = Curve(list(band.curve), [Curve.MOVETO, *[Curve.CURVE4] * (len(band.curve) - 1)])
+        colour = COLOURS.get(band.kind, OTHER_BLOCKS)
+        style = {"edgecolor": colour, "linewidth": band.thickness * POINT, "alpha": 0.55, "zorder": 1}
         axes.add_patch(PathPatch(curve, facecolor="none", linestyle=":" if band.kind == "link" else "-", **style))
         halo = [withStroke(linewidth=4 * POINT, foreground="white")]
         style = {"color": "#3d434d", "va": "center", "zorder": 2, "path_effects": halo}

@@ -124,6 +124,8 @@ def test_a_zoo_and_a_module_can_be_drawn(tiny_zoo, tmp_path, monkeypatch):
     out = str(tmp_path / "module.html")
     draw_graph.main(draw_graph.Options(out=out, module=f"{__name__}:factory", input=[1, 3]))
     assert "8 parameters" in Path(out).read_text()
+    draw_graph.main(draw_graph.Options(out=out, module=f"{__name__}:factory", input="1,3"))
+    assert "8 parameters" in Path(out).read_text()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,8 @@ def test_a_zoo_and_a_module_can_be_drawn(tiny_zoo, tmp_path, monkeypatch):
     [
         ({}, r"expected one of them: zoo=zoos/NAME or module=package:factory"),
         ({"zoo": "a", "module": "b:c"}, r"expected one of them"),
-        ({"module": f"{__name__}:factory"}, r"needs the shape of the module's input"),
+        ({"module": f"{__name__}:factory", "input": "1,x"}, r"input=1,x: expected the sizes of a tensor, for example"),
+        ({"module": f"{__name__}:factory", "input": "1,3", "fold": 4}, r"fold=4: .* can be folded to 0 components"),
         ({"module": f"{__name__}:missing", "input": [1, 3]}, r"can be called without arguments; .*missing"),
         ({"module": "no_such_package:net", "input": [1]}, r"no_such_package"),
         ({"module": "builtins:dict", "input": [1]}, r"returns an nn\.Module, found <class 'dict'>"),
