@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from metanet import seeding
+from metanet.zoo import nets
 from metanet.zoo.augment import augment
 from metanet.zoo.images import Images
 from metanet.zoo.plan import Group
@@ -20,8 +22,8 @@ EVAL_BATCH = 256  # images per net that are evaluated at once
 
 
 def standardise(images: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """[0, 1] -> [-1, 1]: what every net is fed, whatever its image set."""
-    return images.mul(2).sub_(1)
+    """[0, 1] -> [-1, 1], in place: what every net is fed, whatever its image set."""
+    return images.mul_(2).sub_(1)
 
 
 def check_images(group: Group, images: Mapping[str, Images]) -> None:
@@ -51,6 +53,18 @@ class Order:
         return self._of[1][:, batch * size : (batch + 1) * size]
 
 
+class _Set:
+    """An image set and which nets see it; its images as rows of bytes, the channels of a pixel side by side."""
+
+    def __init__(self, images: Images, rows: Int64[Tensor, " rows"]):
+        self.images, self.rows = images, rows
+        train, test = (pixels.permute(0, 2, 3, 1).contiguous().flatten(1) for pixels in (images.train, images.test))
+        self._parts = {"train": (train, images.train_labels), "test": (test, images.test_labels)}
+
+    def part(self, name: str) -> tuple[UInt8[Tensor, "images bytes"], Int64[Tensor, " images"]]:
+        return self._parts[name]
+
+
 class Feed:
     """The task "classification": the batches of a group, its losses and metrics.
 
@@ -69,7 +83,8 @@ class Feed:
         by_set: dict[str, list[int]] = {}
         for row, net in enumerate(group.nets):
             by_set.setdefault(net.image_set, []).append(row)
-        self._sets = [(images[name], torch.tensor(rows, device=device)) for name, rows in by_set.items()]
+        self._sets = [_Set(images[name], torch.tensor(rows, device=device)) for name, rows in by_set.items()]
+        self._features = nets.reads_features(group.arch)
         self._noisy = self._noisy_labels()
         self._order = Order(group, self.nets, seed, group.train_images)
         smoothing = torch.tensor([net.hyperparameters["label_smoothing"] for net in group.nets], device=device)
@@ -78,14 +93,22 @@ class Feed:
     def train(self, step: int) -> tuple[Float[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"]]:
         """The images and labels of training step `step`, which counts from 0."""
         pixels, labels = self._gather("train", self._order.batch(step))
-        images = pixels.to(self.dtype).div_(255)
+        images = self._floats(pixels)
         if self._augmented:
             keys = seeding.keys(self.seed, self.nets, "augmentation", step)
-            if len(self._augmented) == len(images):
-                images = augment(images, keys)
-            else:
-                images[self._augmented] = augment(images[self._augmented], keys[self._augmented])
+            rows = self._augmented if len(self._augmented) < len(images) else slice(None)
+            images[rows] = augment(images[rows].contiguous(), keys[rows])
         return standardise(images), labels
+
+    def _floats(
+        self, pixels: UInt8[Tensor, "nets batch height width channels"]
+    ) -> Float[Tensor, "nets batch channels height width"]:
+        """Values in [0, 1], in memory as the first layer of a stack reads them: bytes are moved faster than floats."""
+        if self._features:
+            values = rearrange(pixels, "n b h w c -> n c h w b").contiguous().to(self.dtype)
+            return rearrange(values.div_(255), "n c h w b -> n b c h w")
+        values = rearrange(pixels, "n b h w c -> b h w n c").contiguous().to(self.dtype)
+        return rearrange(values.div_(255), "b h w n c -> n b c h w")
 
     def _noisy_labels(self) -> Int64[Tensor, "nets images"] | None:
         """The training labels where any net has label noise: each is, so likely, one of the other classes instead.
@@ -98,8 +121,9 @@ class Feed:
             return None
         labels = torch.empty(len(self.nets), self.group.train_images, dtype=torch.int64, device=self.device)
         classes = torch.empty_like(self.nets)[:, None]
-        for images, rows in self._sets:
-            labels[rows], classes[rows] = images.train_labels[: self.group.train_images], images.num_classes
+        for each in self._sets:
+            labels[each.rows] = each.images.train_labels[: self.group.train_images]
+            classes[each.rows] = each.images.num_classes
         keys = seeding.keys(self.seed, self.nets, "label_noise")
         chance, choice = seeding.uniform(keys, 2, self.group.train_images).unbind(1)
         other = (labels + 1 + (choice * (classes - 1)).long()) % classes
@@ -136,27 +160,29 @@ class Feed:
         A net is evaluated on the first `eval_images` of the part, or on all of it; of "train" on none it never sees.
         """
         counts = torch.empty(len(self.nets), dtype=torch.int64)
-        for image_set, rows in self._sets:
-            available = self.group.train_images if part == "train" else len(image_set.test)
-            counts[rows.cpu()] = min(self.group.nets[0].eval_images or available, available)
+        for each in self._sets:
+            available = self.group.train_images if part == "train" else len(each.images.test)
+            counts[each.rows.cpu()] = min(self.group.nets[0].eval_images or available, available)
         most, counts = int(counts.max()), counts.to(self.device)[:, None]
         for start in range(0, most, EVAL_BATCH):
             index = torch.arange(start, min(start + EVAL_BATCH, most), device=self.device).expand(len(self.nets), -1)
             pixels, labels = self._gather(part, index.minimum(counts - 1))
-            yield standardise(pixels.to(self.dtype).div_(255)), labels, index < counts
+            yield standardise(self._floats(pixels)), labels, index < counts
 
     def _gather(
         self, part: str, index: Int64[Tensor, "nets batch"]
-    ) -> tuple[UInt8[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"]]:
+    ) -> tuple[UInt8[Tensor, "nets batch height width channels"], Int64[Tensor, "nets batch"]]:
         """The images and labels at `index` of each net's own image set."""
-        tensors = [(getattr(images, part), getattr(images, f"{part}_labels"), rows) for images, rows in self._sets]
-        if len(tensors) == 1:
-            chosen_pixels, chosen_labels = tensors[0][0][index], tensors[0][1][index]
+        channels, height, width = self.group.arch["image_shape"]
+        if len(self._sets) == 1:
+            pixels, labels = self._sets[0].part(part)
+            chosen_pixels, chosen_labels = pixels.index_select(0, index.flatten()), labels[index]
         else:
-            chosen_pixels = tensors[0][0].new_empty((*index.shape, *self.group.arch["image_shape"]))
+            chosen_pixels = index.new_empty(*index.shape, channels * height * width, dtype=torch.uint8)
             chosen_labels = torch.empty_like(index)
-            for pixels, labels, rows in tensors:
+            for each in self._sets:
+                (pixels, labels), rows = each.part(part), each.rows
                 chosen_pixels[rows], chosen_labels[rows] = pixels[index[rows]], labels[index[rows]]
         if part == "train" and self._noisy is not None:
             chosen_labels = self._noisy.gather(1, index)
-        return chosen_pixels, chosen_labels
+        return chosen_pixels.view(*index.shape, height, width, channels), chosen_labels

@@ -46,6 +46,12 @@ def input_shape(arch: Mapping[str, Any]) -> list[int]:
     return [2] if task(arch) == "image_fitting" else list(arch["image_shape"])
 
 
+def reads_features(arch: Mapping[str, Any]) -> bool:
+    """Whether a net flattens its images before anything else."""
+    _, first = next(FAMILIES[arch["family"]].layers(arch, nn.ReLU, 0.0))
+    return isinstance(first, nn.Flatten)
+
+
 def check(arch: Mapping[str, Any]) -> None:
     """Raises ValueError where `arch` describes no net."""
     _one_of(arch.get("family"), FAMILIES, "family")

@@ -11,11 +11,12 @@ from itertools import groupby
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
 from metanet.zoo.nets import ACTIVATIONS
-from metanet.zoo.stack_rules import FUNCTION_RULES, LAYER_RULES, Call, Tensors
+from metanet.zoo.stack_rules import FUNCTION_RULES, LAYER_RULES, SAME_MEMORY, Call, Tensors
 
 
 class Stack:
@@ -32,8 +33,10 @@ class Stack:
     def __init__(self, module: nn.Module, activations: Sequence[str], dropout: Float[Tensor, " nets"]):
         self.nets = len(activations)
         self.dropout = dropout if dropout.any() else None
-        self.activations = [(ACTIVATIONS[name](), len(list(run))) for name, run in groupby(activations)]
-        self._steps = [(node, self._rule(module, node)) for node in _Tracer().trace(module).nodes]
+        self.activations = [(name, len(list(run))) for name, run in groupby(activations)]
+        self._steps = [
+            (node, self._rule(module, node), _is_spare(module, node)) for node in _Tracer().trace(module).nodes
+        ]
 
     def __call__(
         self,
@@ -46,21 +49,21 @@ class Stack:
         With `keys` the nets train: these draw the dropout masks, and running statistics move.
         """
         values: dict[fx.Node, Any] = {}
-        for node, rule in self._steps:
+        for node, rule, spare in self._steps:
             if node.op == "output":
                 break
             read = [values[argument] for argument in node.args if isinstance(argument, fx.Node)] or [inputs]
-            values[node] = rule(Call(self, str(node.target), read, tensors, keys))
+            values[node] = rule(Call(self, str(node.target), read, tensors, keys, spare))
         return values[node.all_input_nodes[0]]
 
-    def activate(self, x: Tensor) -> Tensor:
-        """Each net's own activation, on runs of nets with the same one."""
+    def activate(self, x: Tensor, spare: bool) -> Tensor:
+        """Each net's own activation, on runs of nets with the same one; overwrites x if that is spare."""
         if len(self.activations) == 1:
-            return self.activations[0][0](x)
+            return _activated(self.activations[0][0], x, spare)
         dim = 1 if x.dim() == 4 else 0
         sizes = [count * (x.shape[dim] // self.nets) for _, count in self.activations]
         pieces: tuple[Tensor, ...] = _Split.apply(x, sizes, dim)  # type: ignore[assignment]
-        activated = [module(piece) for (module, _), piece in zip(self.activations, pieces, strict=True)]
+        activated = [_activated(name, piece, True) for (name, _), piece in zip(self.activations, pieces, strict=True)]
         return _Cat.apply(sizes, dim, *activated)  # type: ignore[return-value]
 
     @staticmethod
@@ -80,6 +83,33 @@ class Stack:
             f"{type(module).__name__}: {found} cannot be stacked: no rule. "
             f"Rules are in {__name__}_rules: {', '.join(kind.__name__ for kind in LAYER_RULES)}"
         )
+
+
+# half the memory traffic; not elu, whose slope is lost where it is nearly -1
+_OVERWRITING: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "leaky_relu": F.leaky_relu_,
+    "sigmoid": torch.sigmoid_,
+    "tanh": torch.tanh_,
+}
+
+
+def _activated(name: str, x: Tensor, spare: bool) -> Tensor:
+    if spare and name in _OVERWRITING and not x._is_view():  # autograd copies what a view of is overwritten
+        return _OVERWRITING[name](x)
+    return ACTIVATIONS[name]()(x)
+
+
+def _is_spare(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a step may overwrite its first input: a layer has made it, and nothing else reads that memory."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+        if len(node.users) > 1 or node.op == "placeholder":
+            return False
+        maker = type(module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+        if maker not in SAME_MEMORY:
+            return True
+    return False
 
 
 class _Split(torch.autograd.Function):

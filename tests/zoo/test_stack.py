@@ -56,6 +56,33 @@ def test_a_stack_computes_what_its_modules_compute(chosen, train):
                 torch.testing.assert_close(tensors[name][row], value)
 
 
+class ReadTwice(nn.Module):
+    """An activation must not overwrite what something else reads, even through a layer that hands on its input."""
+
+    def __init__(self, activation: type[nn.Module] = nn.ReLU):
+        super().__init__()
+        self.conv, self.same, self.activation = nn.Conv2d(3, 4, 3), nn.Identity(), activation()
+        self.flatten, self.head, self.last = nn.Flatten(), nn.Linear(4 * 7 * 9, 5), activation()
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = self.activation(self.same(x)) + x
+        return self.last(self.head(self.flatten(x)))
+
+
+@pytest.mark.parametrize("activation", nets.ACTIVATIONS)
+def test_gradients_are_those_of_modules_where_a_value_is_read_twice(activation):
+    made, tensors = modules(lambda i: ReadTwice(nets.ACTIVATIONS[activation]), 3)
+    images = torch.randn(3, 6, 3, 9, 11, dtype=torch.float64)
+    weights = [value.requires_grad_() for value in tensors.values()]
+    outputs = Stack(ReadTwice(), [activation] * 3, torch.zeros(3))(tensors, images, torch.arange(3))
+    found = torch.autograd.grad(outputs.square().sum(), weights)
+    for row, module in enumerate(made):
+        expected = torch.autograd.grad(module(images[row]).square().sum(), list(module.parameters()))
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours[row], theirs)
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_no_net_touches_another(train):
     """Changing one net's weights, images and activation leaves the other rows the same bits, gradients included."""

@@ -55,7 +55,7 @@ class Images:
 
 
 def load(name: str, root: Path | None = None, shape: tuple[int, int, int] | None = None) -> Images:
-    """The image set `name` in full, resized to `shape` = (channels, height, width), on the CPU.
+    """The image set `name` in full, resized to `shape` = (channels, height, width), on the CPU; channels lie innermost.
 
     Resizing is exact integer arithmetic, so the pixels are equal on every machine: area means along an axis that
     shrinks by a whole factor, antialiased bilinear otherwise; grey is repeated and colour averaged over channels.
@@ -79,6 +79,7 @@ def load(name: str, root: Path | None = None, shape: tuple[int, int, int] | None
     train, train_labels, test, test_labels = (torch.from_numpy(array) for array in arrays)
     if shape is not None:
         train, test = resize(train, shape), resize(test, shape)
+    train, test = (pixels.contiguous(memory_format=torch.channels_last) for pixels in (train, test))
     return Images(name, train, train_labels.long(), test, test_labels.long(), image_set.num_classes)
 
 
