@@ -3,6 +3,7 @@
     python scripts/build_graphs.py zoo=zoos/demo
     python scripts/build_graphs.py zoo=zoos/demo materialize=true                  # PyG tensors for other tools
     python scripts/build_graphs.py zoo=zoos/demo materialize=true out=graphs
+    python scripts/build_graphs.py zoo=zoos/demo materialize=true scalar_edges=true    # an edge per parameter
 
 Writes <zoo>/templates/<architecture>-<activation>.json. Models read these templates instead of tracing anew, and gather
 the weights through them while they train, so nothing else has to be stored; `materialize` writes the graphs all the
@@ -29,12 +30,26 @@ from metanet.arch.check import check_symmetry
 from metanet.arch.template import VECTOR_ROLES, Template
 from metanet.progress import progress
 from metanet.views.graph import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, GRID, NODE_COLUMNS, blocked, sparse
+from metanet.views.scalar_graph import (
+    SCALAR_EDGE_COLUMNS,
+    SCALAR_EDGE_TYPES,
+    SCALAR_NODE_COLUMNS,
+    edge_values,
+    scalar_wiring,
+)
 from metanet.zoo import templates
 from metanet.zoo.disk import make_folder, one_writer, write_atomically
 from metanet.zoo.store import Zoo, open_zoo
 
 Advance = Callable[..., None]
 CHUNK_BYTES = 1 << 28  # of what is in memory at once, and of a materialised file
+COLUMNS = {"x": NODE_COLUMNS, "edge_attr": EDGE_COLUMNS, "u": GRAPH_COLUMNS, "edge_type": EDGE_TYPES}
+SCALAR_COLUMNS = {
+    "x": SCALAR_NODE_COLUMNS,
+    "edge_attr": SCALAR_EDGE_COLUMNS,
+    "u": GRAPH_COLUMNS,
+    "edge_type": SCALAR_EDGE_TYPES,
+}
 
 
 @dataclass
@@ -42,6 +57,7 @@ class Options:
     zoo: str = field(default=MISSING, metadata={"help": "a zoo's folder"})
     materialize: bool = field(default=False, metadata={"help": "write the graphs of all nets, not only the templates"})
     out: str | None = field(default=None, metadata={"help": "folder of the materialised graphs (<zoo>/graphs)"})
+    scalar_edges: bool = field(default=False, metadata={"help": "write an edge per parameter, not per channel pair"})
 
 
 @dataclass
@@ -59,6 +75,8 @@ class Built:
 
 
 def main(options: Options) -> None:
+    if options.scalar_edges and not options.materialize:
+        raise ValueError("scalar_edges=true is about the graphs that are written; add materialize=true")
     zoo = open_zoo(options.zoo)
     rows = _rows(zoo)
     if not rows:
@@ -83,7 +101,7 @@ def main(options: Options) -> None:
             make_folder(folder)
             with progress("writing graphs", total, "nets") as advance:
                 for (arch, activation), its_rows in rows.items():
-                    materialize(zoo, arch, activation, its_rows, folder, advance)
+                    materialize(zoo, arch, activation, its_rows, folder, options.scalar_edges, advance)
     table, console = _table(zoo, built), Console()
     wanted = console.measure(table, options=console.options.update(max_width=1000)).maximum
     console.width = max(console.width, wanted)  # a log or a narrow terminal gets whole rows all the same
@@ -122,21 +140,33 @@ def _build(zoo: Zoo, template: Template, arch: str, rows: list[int], entry: Buil
         advance(len(chunk), note=arch)
 
 
-def materialize(zoo: Zoo, arch: str, activation: str, rows: list[int], folder: Path, advance: Advance) -> None:
+def materialize(
+    zoo: Zoo, arch: str, activation: str, rows: list[int], folder: Path, scalar_edges: bool, advance: Advance
+) -> None:
     """Writes the sparse graphs of some nets: what differs stacked over nets, what they share once.
 
     Tensors: `x` [nets, nodes, VECTOR_ROLES], `edge_attr` [nets, edges, GRID * GRID taps], `row` [nets] (of the
     manifest); shared by all nets: `edge_index`, `edge_type`, `edge_block`, `node_space`, `node_codes`, `edge_codes`,
-    `u`. The metadata names the columns and holds the template.
+    `u`. With `scalar_edges` only `value` [nets, edges] and `row` differ. The metadata names the columns and holds the
+    template.
     """
     template = zoo.template(arch, activation)
-    edges = sum(block.shape[0] * block.shape[1] for block in template.blocks)
-    names = {"x": NODE_COLUMNS, "edge_attr": EDGE_COLUMNS, "u": GRAPH_COLUMNS, "edge_type": EDGE_TYPES}
+    names = SCALAR_COLUMNS if scalar_edges else COLUMNS
     metadata = {"template": template.to_json(), "columns": json.dumps(names), "arch": arch, "activation": activation}
-    for part, chunk in enumerate(torch.tensor(rows).split(max(1, CHUNK_BYTES // (4 * edges * len(EDGE_COLUMNS))))):
-        tensors = _stacked_graphs(template, zoo.stacked(arch, chunk)) | {"row": chunk.contiguous()}
-        write_atomically(folder / f"{arch}-{activation}-{part}.safetensors", save(tensors, metadata))
+    edges = sum(block.shape[0] * block.shape[1] for block in template.blocks)
+    wide = template.num_params if scalar_edges else edges * len(EDGE_COLUMNS)
+    stack, kind = (_stacked_values, "-scalar") if scalar_edges else (_stacked_graphs, "")
+    for part, chunk in enumerate(torch.tensor(rows).split(max(1, CHUNK_BYTES // (4 * wide)))):
+        tensors = stack(template, zoo.stacked(arch, chunk)) | {"row": chunk.contiguous()}
+        write_atomically(folder / f"{arch}-{activation}{kind}-{part}.safetensors", save(tensors, metadata))
         advance(len(chunk), note=arch)
+
+
+def _stacked_values(template: Template, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    values = edge_values(template, params)
+    shared = dict(vars(scalar_wiring(template)))
+    names = ("edge_index", "edge_type", "edge_block", "node_space", "node_codes", "edge_codes")
+    return {"value": values, "u": shared["graph_codes"]} | {name: shared[name].contiguous() for name in names}
 
 
 def _stacked_graphs(template: Template, params: dict[str, Tensor]) -> dict[str, Tensor]:

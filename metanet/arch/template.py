@@ -148,11 +148,14 @@ class Template:
         )
         return replace(self, spaces=spaces)
 
-    def graph(self, state_dict: Mapping[str, Tensor], bidirectional: bool = False) -> Data:
-        """The parameter graph of one net as a PyG Data; see metanet.views.graph.graph_of."""
-        from metanet.views import graph  # torch_geometric takes seconds to import
+    def graph(self, state_dict: Mapping[str, Tensor], bidirectional: bool = False, scalar_edges: bool = False) -> Data:
+        """The parameter graph of one net as a PyG Data; see metanet.views.graph.graph_of.
 
-        return graph.graph_of(self, state_dict, bidirectional)
+        With `scalar_edges` it has an edge per scalar parameter; see metanet.views.scalar_graph.
+        """
+        from metanet.views import graph, scalar_graph  # torch_geometric takes seconds to import
+
+        return (scalar_graph if scalar_edges else graph).graph_of(self, state_dict, bidirectional)
 
     def to_networkx(self, state_dict: Mapping[str, Tensor]) -> networkx.MultiDiGraph:
         """The parameter graph of one net for networkx; see metanet.views.graph.networkx_of."""

@@ -15,6 +15,7 @@ from metanet.arch import check
 from metanet.arch.template import Template
 from metanet.commandline import LockedError
 from metanet.views.graph import EDGE_COLUMNS, graph_of, state_dict_of
+from metanet.views.scalar_graph import state_dict_of as scalar_state
 from metanet.zoo.disk import one_writer
 from metanet.zoo.store import Zoo, open_zoo
 
@@ -116,6 +117,34 @@ def test_a_folder_without_a_zoo_is_an_error(tmp_path):
 
 def factory() -> torch.nn.Module:
     return torch.nn.Linear(3, 2)
+
+
+def test_scalar_graphs_on_disk_give_back_every_net(tiny_zoo, tmp_path):
+    path = tmp_path / "tiny"
+    shutil.copytree(tiny_zoo.path, path)
+    build_graphs.main(build_graphs.Options(zoo=str(path), materialize=True, scalar_edges=True, out=str(tmp_path / "g")))
+    zoo, rows = open_zoo(path), []
+    for file_path in (tmp_path / "g").iterdir():
+        with safe_open(file_path, "pt") as file:
+            t, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        template = Template.from_json(metadata["template"])
+        for i, row in enumerate(t["row"].tolist()):
+            rows.append(row)
+            edge_attr = torch.cat([t["value"][i][:, None], t["edge_codes"]], 1)
+            assert edge_attr.shape[1] == len(json.loads(metadata["columns"])["edge_attr"])
+            graph = Data(x=t["node_codes"], edge_attr=edge_attr, edge_type=t["edge_type"])
+            values = zoo.manifest.slice(row, 1).to_pylist()[0]
+            state = zoo.state_dict(values["net"], values["step"])
+            assert all(torch.equal(state[name], value) for name, value in scalar_state(template, graph).items())
+    status = zoo.manifest["status"].to_pylist()
+    assert sorted(rows) == [row for row in range(len(zoo)) if status[row] == "ok"]
+
+
+def test_scalar_edges_without_graphs_to_write_are_refused(tiny_zoo):
+    with pytest.raises(
+        ValueError, match="scalar_edges=true is about the graphs that are written; add materialize=true"
+    ):
+        build_graphs.main(build_graphs.Options(zoo=str(tiny_zoo.path), scalar_edges=True))
 
 
 def test_a_zoo_and_a_module_can_be_drawn(tiny_zoo, tmp_path, monkeypatch):
