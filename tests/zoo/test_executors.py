@@ -1,19 +1,23 @@
 """Groups in processes of this machine, and on a real local Ray cluster of two workers, one of which is killed."""
 
+import functools
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Thread
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from metanet.zoo import executors, plan
-from metanet.zoo.executors import local
+from metanet.zoo import executors, layout, plan
+from metanet.zoo.executors import local, ray
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
-from metanet.zoo.work import Work
+from metanet.zoo.store import Zoo
+from metanet.zoo.work import TooLarge, Work
 from tests.zoo.making import command_line, tree, worker_processes
 
 
@@ -44,6 +48,104 @@ def test_ray_is_asked_for_only_when_it_is_used(monkeypatch):
         executors.find("ray").check("cpu")
 
 
+class DiedError(Exception):
+    """As ray.exceptions.WorkerCrashedError."""
+
+
+class EndedForMemoryError(DiedError):
+    """As ray.exceptions.OutOfMemoryError."""
+
+
+class RaisedError(DiedError):
+    """As ray.exceptions.RayTaskError."""
+
+    def __init__(self, cause: Exception):
+        self.cause = cause
+
+
+class OneProcess(ModuleType):
+    """What the executor uses of the module ray, in this process. `fates` are raised in the place of the first tasks."""
+
+    exceptions = SimpleNamespace(RayError=DiedError, OutOfMemoryError=EndedForMemoryError, RayTaskError=RaisedError)
+
+    def __init__(self, fates: Iterable[Exception | None]):
+        super().__init__("ray")
+        self.fates = iter(fates)
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 3.0}
+
+    def get_runtime_context(self) -> SimpleNamespace:
+        return SimpleNamespace(gcs_address="10.0.0.1:6379")
+
+    def remote(self, **resources: int) -> Callable[[Callable[..., None]], SimpleNamespace]:
+        assert resources == {"num_cpus": 1, "max_retries": 0}
+        return lambda act: SimpleNamespace(remote=lambda *words: functools.partial(act, *words))
+
+    def wait(self, tasks: list) -> tuple[list, list]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: Callable[[], None]) -> None:
+        fate = next(self.fates, None)
+        if fate is not None:
+            raise fate
+        try:
+            task()
+        except Exception as error:
+            raise RaisedError(error) from error
+
+
+@pytest.fixture
+def on(monkeypatch, tmp_path, tiny_spec) -> Callable[..., Zoo]:
+    """Makes the tiny zoo on a cluster with the given fates."""
+    monkeypatch.setenv("METANET_DATA", str(tmp_path))  # the tasks set it, here for all other tests too
+    ray._prepared.cache_clear()
+
+    def make(*fates: Exception | None) -> Zoo:
+        monkeypatch.setattr(ray, "_ray", lambda: OneProcess(fates))
+        return make_zoo(check_spec(tiny_spec, "here"), tmp_path / "tiny", executor="ray")
+
+    return make
+
+
+def test_a_cluster_is_named_and_groups_whose_workers_died_are_trained_again(on, tiny_zoo, capsys):
+    zoo = on(DiedError("node gone"), None, DiedError("node gone"))
+    assert "Ray cluster at 10.0.0.1:6379 with 3 cores and 0 GPUs\n" in capsys.readouterr().err
+    assert tree(zoo.path) == tree(tiny_zoo.path)
+
+
+def test_a_group_whose_workers_die_again_and_again_is_an_error(on):
+    with pytest.raises(ChildProcessError, match=r"its worker died 20 times \(node gone\)\. The same command goes on"):
+        on(*[DiedError("node gone") for _ in range(1000)])
+
+
+@pytest.mark.parametrize("fate", [EndedForMemoryError("95% of the memory"), RaisedError(TooLarge("a group"))])
+def test_a_group_that_is_too_large_for_a_machine_of_the_cluster_is_halved(on, capsys, fate):
+    zoo = on(fate)
+    assert "needs too much memory; split: " in capsys.readouterr().err
+    assert zoo.verify() == []
+    assert zoo.finished
+
+
+def test_what_a_task_meets_reaches_the_caller(on):
+    with pytest.raises(OSError, match="no space") as error:
+        on(RaisedError(OSError(28, "no space")))
+    assert error.value.__notes__[0].startswith("in group ")
+    with pytest.raises(RuntimeError, match=r"group .*: "):
+        on(RaisedError(KeyError("a bug")))
+
+
+def test_a_machine_with_other_versions_or_without_the_folder_is_refused(on, monkeypatch, tmp_path):
+    versions = layout.versions()
+    with pytest.raises(FileNotFoundError, match=r"not there on .*needs a folder that all machines share"):
+        ray._train("group", str(tmp_path / "nothing"), "cpu", str(tmp_path), versions)
+    with pytest.raises(ValueError, match=r"'torch': '0\.1'.* others give other bits\. Install the same on all"):
+        ray._train("group", str(tmp_path / "nothing"), "cpu", str(tmp_path), versions | {"torch": "0.1"})
+
+
 def ray_tasks() -> list[int]:
     """Processes of this user that run one of our tasks."""
     numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
@@ -53,7 +155,7 @@ def ray_tasks() -> list[int]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_killed_worker_of_a_cluster_costs_nothing(tmp_path, tiny_spec, tiny_zoo):
-    ray = pytest.importorskip("ray")
+    real = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     out, killed = tmp_path / "tiny", []
 
     def kill_one():
@@ -64,7 +166,7 @@ def test_a_killed_worker_of_a_cluster_costs_nothing(tmp_path, tiny_spec, tiny_zo
                     killed.append(number)
             time.sleep(0.01)
 
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    real.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     try:
         killer = Thread(target=kill_one)
         killer.start()
@@ -72,7 +174,7 @@ def test_a_killed_worker_of_a_cluster_costs_nothing(tmp_path, tiny_spec, tiny_zo
         killer.join(timeout=30)
     finally:
         killed.append(0)
-        ray.shutdown()
+        real.shutdown()
     assert killed[0] > 0
     assert zoo.verify() == []
     assert tree(out) == tree(tiny_zoo.path)

@@ -39,3 +39,17 @@ def test_a_recorded_plan_comes_back_as_it_was(tiny_spec):
     recorded = json.loads(json.dumps(plan.to_json(groups)))
     assert plan.from_json(recorded, nets) == groups
     assert recorded[0]["steps"] == list(groups[0].snapshot_steps)
+
+
+def test_a_split_group_keeps_its_snapshots_and_its_halves_get_the_others(tiny_spec):
+    nets = check_spec(tiny_spec, "here").nets()
+    group = max(plan.plan(nets), key=len)
+    first, *others = group.snapshot_steps
+    kept, a, b = plan.split(group, [first])
+    assert (kept.name, kept.nets, kept.snapshot_steps) == (group.name, group.nets, (first,))
+    assert (a.name, b.name) == (group.name + "a", group.name + "b")
+    assert a.nets + b.nets == group.nets
+    assert a.snapshot_steps == b.snapshot_steps == tuple(others)
+    assert plan.from_json(json.loads(json.dumps(plan.to_json([kept, a, b]))), nets) == [kept, a, b]
+    assert [len(part) for part in plan.split(group, [])] == [len(a), len(b)]
+    assert plan.split(group, [])[0].snapshot_steps == group.snapshot_steps
