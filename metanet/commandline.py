@@ -13,17 +13,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 Options = TypeVar("Options")
 
-BAD_DATA, NO_INPUT, CANNOT_CREATE, IO_ERROR, LOCKED = 65, 66, 73, 74, 75  # sysexits.h
+BAD_DATA, NO_INPUT, CANNOT_CREATE, IO_ERROR, LOCKED, REFUSED = 65, 66, 73, 74, 75, 77  # sysexits.h
 
 
 class LockedError(OSError):
     """Somebody else is writing there; the message names the host and the process id."""
 
 
+class RefusedError(ValueError):
+    """Not done because it would not be safe; the message names what would have been run or opened."""
+
+
 def exit_code(error: Exception) -> int:
     """The sysexits code of a mistake that the user can mend."""
     if isinstance(error, LockedError):
         return LOCKED
+    if isinstance(error, RefusedError):
+        return REFUSED
     if isinstance(error, FileNotFoundError):
         return NO_INPUT
     if isinstance(error, PermissionError | FileExistsError):

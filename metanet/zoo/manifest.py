@@ -20,7 +20,7 @@ from metanet.zoo.spec import Net, Spec
 from metanet.zoo.tasks import TASKS
 
 METRICS = {name: kind for task in TASKS.values() for name, kind in task.metrics.items()}
-_PLACE = pa.schema(
+PLACE = pa.schema(
     [
         ("net", pa.int64()),
         ("lineage", pa.int64()),
@@ -49,21 +49,21 @@ def columns(spec: Spec) -> dict[str, list[str]]:
 def schema(columns: Mapping[str, Sequence[str]]) -> pa.Schema:
     """The manifest's columns with their types."""
     architecture = {"family": pa.string()} | {
-        name: _TYPES[field.kind] for family in FAMILIES.values() for name, field in family.FIELDS.items()
+        name: TYPES[field.kind] for family in FAMILIES.values() for name, field in family.FIELDS.items()
     }
     return pa.schema(
         [
-            *_PLACE,
-            *((name, _TYPES[HYPERPARAMETERS[name].kind]) for name in columns["hyperparameters"]),
+            *PLACE,
+            *((name, TYPES[HYPERPARAMETERS[name].kind]) for name in columns["hyperparameters"]),
             *((name, architecture[name]) for name in columns["architecture"]),
-            *((name, _MEASURED[METRICS[name]]) for name in columns["metrics"]),
+            *((name, MEASURED[METRICS[name]]) for name in columns["metrics"]),
             ("sha256", pa.string()),
         ]
     )
 
 
-_TYPES = {float: pa.float64(), int: pa.int64(), bool: pa.bool_(), str: pa.string()}
-_MEASURED = _TYPES | {float: pa.float32()}
+TYPES = {float: pa.float64(), int: pa.int64(), bool: pa.bool_(), str: pa.string()}
+MEASURED = TYPES | {float: pa.float32()}
 
 
 def fragment(

@@ -1,0 +1,102 @@
+"""Fitting: foreign tensors -> the state_dict of a module. A tensor that does not fit is named, never dropped."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metanet.zoo import nets
+
+COUNTER = "num_batches_tracked"  # of batch norm; it changes no output, and many formats do not keep it
+
+
+@functools.lru_cache(maxsize=4096)
+def _expected(arch: str) -> dict[str, tuple[torch.Size, bool]]:
+    """Name -> shape, and whether it is floating-point, in the module's order."""
+    state_dict = nets.build(json.loads(arch)).state_dict()
+    return {name: (tensor.shape, tensor.is_floating_point()) for name, tensor in state_dict.items()}
+
+
+def expected(arch: Mapping[str, Any]) -> dict[str, tuple[torch.Size, bool]]:
+    """Name -> (shape, whether it is floating-point) of an architecture's state_dict, in its order."""
+    return _expected(json.dumps(arch, sort_keys=True))
+
+
+def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """The state_dict in the module's order, floating-point tensors in float32.
+
+    Raises:
+        ValueError: a tensor is missing or left over, or has another shape or kind of numbers.
+    """
+    wanted = expected(arch)
+    missing = [name for name in wanted if name not in tensors and not name.endswith(COUNTER)]
+    extra = [name for name in tensors if name not in wanted and not name.endswith(COUNTER)]
+    if missing or extra:
+        raise ValueError(
+            f"{where}: missing are {_some(missing)}; unexpected are {_some(extra)}; expected the tensors "
+            f"{_some(list(wanted))}"
+        )
+    found: dict[str, Tensor] = {}
+    for name, (shape, is_floating) in wanted.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            tensor = torch.zeros(shape, dtype=torch.int64)
+        if tensor.shape != shape:
+            raise ValueError(f"{where}: {name}: found the shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+        if tensor.is_floating_point() != is_floating or tensor.is_complex():
+            kind = "floating-point numbers" if is_floating else "whole numbers"
+            raise ValueError(f"{where}: {name}: found {tensor.dtype}, expected {kind}")
+        found[name] = tensor.to(torch.float32) if is_floating else tensor.to(torch.int64)
+    return found
+
+
+def in_order(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """The tensors under the module's names: layers are matched by their order, names inside a layer by themselves.
+
+    For sources whose layers are numbered with gaps (dropout has no weights): numbers in names sort as numbers, and
+    every shape must fit.
+
+    Raises:
+        ValueError: another number of layers, or a layer that does not fit.
+    """
+    ours, theirs = _layers(list(expected(arch))), _layers(sorted(tensors, key=_natural))
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"{where}: found {len(theirs)} layers with weights ({_some(list(theirs))}), expected {len(ours)}"
+        )
+    renamed: dict[str, Tensor] = {}
+    for (own, parts), (foreign, found) in zip(ours.items(), theirs.items(), strict=True):
+        if set(parts) != set(found):
+            raise ValueError(f"{where}: layer {foreign}: found {sorted(found)}, expected {sorted(parts)} as in {own}")
+        for part in parts:
+            tensor, shape = tensors[f"{foreign}.{part}"], expected(arch)[f"{own}.{part}"][0]
+            if tensor.shape != shape:
+                raise ValueError(f"{where}: {foreign}.{part}: found {tuple(tensor.shape)}, expected {tuple(shape)}")
+            renamed[f"{own}.{part}"] = tensor
+    return renamed
+
+
+def _layers(names: list[str]) -> dict[str, list[str]]:
+    """Layer -> the names of its tensors, in the order in which layers come."""
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layer, _, part = name.rpartition(".")
+        if part != COUNTER:
+            layers.setdefault(layer, []).append(part)
+    return layers
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return (", ".join(names[:6]) or "nothing") + more

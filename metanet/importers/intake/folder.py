@@ -1,0 +1,180 @@
+"""Folder: the root of a foreign source. Nothing outside it is read, and everything that is read is in its SHA-256."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metanet.commandline import RefusedError
+
+MOST_TEXT_BYTES = 1 << 28  # of a JSON or CSV file, unpacked
+MOST_PATH = 1024  # characters
+
+
+class Folder:
+    """A folder with foreign files, or a single file, whose folder is the root then.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+
+    def __init__(self, path: str | Path):
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        self.path = path
+        self.root = (path if path.is_dir() else path.parent).resolve()
+        self._read: set[str] = set()
+
+    def file(self, name: str) -> Path:
+        """The file called `name` below the root, with "/" between folders; it counts as read.
+
+        Raises:
+            RefusedError: the name or a link leads outside the root, or to what is no ordinary file.
+            FileNotFoundError: no such file.
+        """
+        problem = path_problem(name)
+        if problem:
+            raise RefusedError(f"{self.root}: refused to open {name!r}: {problem}")
+        path = self.root / name
+        resolved = path.resolve()
+        if not resolved.is_relative_to(self.root):
+            raise RefusedError(f"{self.root}: refused to open {name!r}: a link leads outside the folder")
+        if not resolved.exists():
+            raise FileNotFoundError(f"{path}: no such file")
+        if not resolved.is_file():
+            raise RefusedError(f"{self.root}: refused to open {name!r}: no ordinary file")
+        self._read.add(name)
+        return resolved
+
+    def has(self, name: str) -> bool:
+        """Whether there is an ordinary file of that name inside the root."""
+        path = (self.root / name).resolve()
+        return path_problem(name) is None and path.is_relative_to(self.root) and path.is_file()
+
+    def names(self, *patterns: str) -> list[str]:
+        """The names of the files that fit one of the patterns (`Path.glob`), sorted; hidden ones are left out."""
+        if self.path.is_file():
+            return [self.path.name]
+        found = {path.relative_to(self.root) for pattern in patterns for path in self.root.glob(pattern)}
+        visible = [name for name in found if not any(part.startswith(".") for part in name.parts)]
+        return sorted(name.as_posix() for name in visible if not (self.root / name).is_dir())
+
+    def sha256(self) -> str:
+        """Of the names and contents of all files that were read, in the order of their names."""
+        whole = hashlib.sha256()
+        for name in sorted(self._read):
+            with open(self.root / name, "rb") as file:
+                whole.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+        return whole.hexdigest()
+
+    def text(self, name: str) -> str:
+        """A UTF-8 file, unpacked if its name ends in .gz.
+
+        Raises:
+            ValueError: too large, truncated, or not UTF-8.
+        """
+        path = self.file(name)
+        try:
+            with gzip.open(path) if name.endswith(".gz") else open(path, "rb") as file:
+                data = file.read(MOST_TEXT_BYTES + 1)
+        except (EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+            raise ValueError(f"{path}: damaged: {error}") from error
+        if len(data) > MOST_TEXT_BYTES:
+            raise ValueError(f"{path}: found more than {MOST_TEXT_BYTES:,} bytes of text")
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file.
+
+        Raises:
+            ValueError: no JSON, too large, or nested too deeply.
+        """
+        return parse_json(self.text(name), str(self.root / name))
+
+    def rows(self, name: str, needed: tuple[str, ...] = ()) -> list[dict[str, str]]:
+        """The rows of a CSV file with a header; every value is text as it stands there.
+
+        Raises:
+            ValueError: no header, a row of another length, or a column of `needed` is missing.
+        """
+        where = self.root / name
+        reader = csv.reader(io.StringIO(self.text(name)), strict=True)
+        try:
+            lines = [line for line in reader if line]
+        except csv.Error as error:
+            raise ValueError(f"{where}: line {reader.line_num}: {error}") from error
+        header = lines[0] if lines else []
+        missing = [column for column in needed if column not in header]
+        if missing or len(set(header)) < len(header):
+            raise ValueError(f"{where}: found the columns {header}, expected distinct ones, with {', '.join(needed)}")
+        for number, line in enumerate(lines[1:], 2):
+            if len(line) != len(header):
+                raise ValueError(f"{where}: row {number} has {len(line)} values, expected {len(header)}")
+        return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+    def doubles(self, name: str) -> np.ndarray:
+        """A file of raw little-endian float64 numbers.
+
+        Raises:
+            ValueError: its size is no multiple of 8 bytes.
+        """
+        path = self.file(name)
+        if path.stat().st_size % 8:
+            raise ValueError(f"{path}: found {path.stat().st_size:,} bytes, expected a multiple of 8: truncated")
+        return np.fromfile(path, "<f8")
+
+    def array(self, name: str) -> np.ndarray:
+        """A .npy file of numbers, mapped into memory (read where it is used).
+
+        Raises:
+            RefusedError: it holds pickled objects.
+            ValueError: no .npy file, or its size is not what its header claims.
+        """
+        path = self.file(name)
+        with open(path, "rb") as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+                shape, _, dtype = read(file)
+            except (ValueError, KeyError, EOFError, RecursionError, MemoryError) as error:
+                raise ValueError(f"{path}: no .npy file of numbers ({error})") from error
+            offset = file.tell()
+        if dtype.hasobject:
+            raise RefusedError(f"{path}: refused: its values are pickled Python objects, which run code when read")
+        found = path.stat().st_size - offset
+        expected = dtype.itemsize
+        for size in shape:
+            expected *= size
+        if min(shape, default=1) < 0 or expected != found:
+            raise ValueError(f"{path}: its header claims {shape} of {dtype}, {expected:,} bytes; found {found:,}")
+        return np.load(path, mmap_mode="r", allow_pickle=False) if found else np.zeros(shape, dtype)
+
+
+def path_problem(name: str) -> str | None:
+    """Why a name from a foreign file is no path below its folder; None if it is one."""
+    if not name or len(name) > MOST_PATH:
+        return f"a path has 1 to {MOST_PATH} characters"
+    if "\0" in name or "\\" in name or not name.isprintable():
+        return "NUL, a backslash or another unprintable character in the path"
+    if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
+        return "an absolute path"
+    return "a path upwards" if ".." in name.split("/") else None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Raises ValueError, which names `where`, for what is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: no readable JSON ({error})") from error

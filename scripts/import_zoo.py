@@ -1,0 +1,41 @@
+"""Turns somebody else's nets into an ordinary zoo, which build_graphs, metanet.train and metanet.predict read.
+
+    python scripts/import_zoo.py format=nws path=nws_main out=zoos/nws
+    python scripts/import_zoo.py format=small_cnn path=mnist out=zoos/unterthiner_mnist image_set=mnist
+
+Foreign files are read as if they were hostile: pickles as plain tensors or not at all, by a process with limits. What
+is left out stands in OUT/left_out.json. docs/import.md lists the formats, their files and their options.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from metanet import commandline
+from metanet.importers.intake.writing import REPORT, import_zoo
+
+
+@dataclass
+class Options:
+    format: str = field(default=MISSING, metadata={"help": "what the files are: a module of metanet/importers"})
+    path: str = field(default=MISSING, metadata={"help": "their folder, or a single file"})
+    out: str = field(default=MISSING, metadata={"help": "a folder for the zoo, not there yet"})
+    image_set: str | None = field(default=None, metadata={"help": "small_cnn: where the files do not say it"})
+
+
+def main(options: Options) -> None:
+    chosen: dict[str, Any] = {name: value for name, value in vars(options).items() if value is not None}
+    try:
+        zoo = import_zoo(chosen.pop("format"), chosen.pop("path"), chosen.pop("out"), **chosen)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written, and the same command starts anew", file=sys.stderr)
+        sys.exit(130)
+    runs, left_out = len(set(zoo.manifest["lineage"].to_pylist())), zoo.record["source"]["left_out"]
+    told = f"; {left_out} left out, see {zoo.path / REPORT}" if left_out else ""
+    print(f"{zoo.path}: {len(zoo)} snapshots of {runs} training runs, {len(zoo.archs)} architectures{told}")
+
+
+if __name__ == "__main__":
+    commandline.run(main, Options)
