@@ -95,6 +95,17 @@ def renumber(old: Axis, to: Int[np.ndarray, " positions"]) -> Axis:
     return Axis(tuple(Segment(segment.factors, to[segment.positions]) for segment in old.segments))
 
 
+def select(whole: Axis, taken: Int[np.ndarray, " positions"]) -> Axis:
+    """The type of an axis that reads position `taken[p]` of `whole` at p; what is taken and what is not come apart."""
+    to = np.full(whole.size, -1, dtype=np.int64)
+    to[taken] = np.arange(len(taken))
+    left = np.flatnonzero(to < 0)
+    if len(left):
+        unify(whole, Axis((Segment((Factor(len(taken)),), taken), Segment((Factor(len(left)),), left))))
+    inside = [segment for segment in resolve(whole).segments if to[segment.positions.flat[0]] >= 0]
+    return Axis(tuple(Segment(segment.factors, to[segment.positions]) for segment in inside))
+
+
 def resolve(unresolved: Axis) -> Axis:
     """The same axis in terms of factors that are not refined any further."""
     done: list[Segment] = []

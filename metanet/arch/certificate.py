@@ -78,6 +78,11 @@ def _label(one: Axis) -> tuple[np.ndarray, dict[tuple[int, int], np.ndarray]]:
     return place, coordinates
 
 
+def orbits(one: Axis) -> list[int]:
+    """For every position the first of those with which permutations may exchange it, whatever else they move."""
+    return _label(resolve(one))[0].tolist()
+
+
 def prune_keys(scopes: Sequence[Scope]) -> None:
     """Drops every key that some scope does not hold exactly once, then those that close a cycle (greatest fixpoint)."""
     resolved = [tuple(resolve(one) for one in scope) for scope in scopes]

@@ -7,14 +7,16 @@ the operator does to the parameter graph (`write`, `operate`, `vector`, `block`,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
-from metanet.arch.axes import Axis, fixed, unify
+from metanet.arch.axes import Axis, fixed, merge, renumber, select, unify
 from metanet.arch.certificate import Equation, Scope
+from metanet.arch.layout import REPEAT, Axes, Dim, extent, numbers, row_major, text, whole
 from metanet.arch.template import Block, Link, Operation
 
 
@@ -26,37 +28,88 @@ Rule = Callable[["Call"], "Value | list[Value]"]
 Example = tuple[tuple[int, ...], Callable[[], Callable[[Tensor], Tensor]]]
 
 
+@dataclass(eq=False)
+class Entry:
+    """A parameter or buffer: what may be exchanged along each of its axes."""
+
+    name: str
+    types: tuple[Axis, ...]
+
+
+@dataclass(eq=False)
+class SpaceDraft:
+    """A space while it is being written.
+
+    Which axes of a network input, or of a parameter that is used like one, are nodes shows when an operator reads them:
+    `undecided` holds its sizes until then.
+    """
+
+    name: str
+    role: str
+    type: Axis  # of the nodes; of one node while it is undecided
+    nodes: tuple[int, ...] = ()  # the axes of an undecided home that were found to be nodes
+    undecided: tuple[int, ...] | None = None
+    entry: Entry | None = None  # the parameter that it holds
+    operations: list[Operation] = field(default_factory=list)
+    vectors: dict[str, str] = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor of the operator graph: the type of each axis, and which space its channels belong to."""
+    """A tensor of the operator graph: a view of a space, or of an entry of the state_dict."""
 
-    axes: tuple[Axis, ...]
-    entry: str | None = None  # its name in the state_dict, where it is a parameter or buffer
-    space: int | None = None  # index of its space, where it is an activation
-    channel: int | None = None  # the axis that carries the space; None for a network input that nothing has read yet
-    taps: tuple[int, ...] = ()  # sizes of the positions that were flattened into the channel axis
-    taps_first: bool = False  # whether they come before the channel (positions x channels)
+    home: SpaceDraft | Entry
+    sizes: tuple[int, ...]  # of the home's axes
+    axes: Axes  # its own
+    starts: tuple[int, ...]  # of its walks through the home
+    written: tuple[int, ...] | None = None  # the home's axes that are nodes; None: as the draft says
     shared: bool = False  # something else reads this space too, so that nothing may be appended to it
     storage: int | None = None  # values with one number share memory; None: memory of its own
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(axis.size for axis in self.axes)
+        return tuple(extent(dims) for dims in self.axes)
 
     @property
-    def size(self) -> int:
-        return math.prod(self.shape)
+    def entry(self) -> str | None:
+        """Its name in the state_dict, where it is a parameter or buffer."""
+        return self.home.name if isinstance(self.home, Entry) else None
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The axes of the home that are nodes."""
+        if self.written is not None:
+            return self.written
+        return self.home.nodes if isinstance(self.home, SpaceDraft) else ()
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The other axes of the home."""
+        return tuple(axis for axis in range(len(self.sizes)) if axis not in self.nodes)
+
+    def is_node(self, dim: Dim) -> bool:
+        return dim.axis in self.nodes
+
+    def carries(self, axis: int) -> bool:
+        """Whether there are nodes along this axis."""
+        return any(self.is_node(dim) for dim in self.axes[axis])
+
+    def node_numbers(self, dims: Sequence[Dim | None], sizes: Sequence[int]) -> np.ndarray:
+        """The nodes at the places of a grid that walks along `dims`."""
+        return numbers(dims, sizes, self.starts, row_major(self.sizes, self.nodes))
+
+    def layout(self, letters: Sequence[Sequence[Dim]]) -> str:
+        """How a reader with these axes of positions walks through those of the home; "" if as they lie."""
+        return text(letters, self.positions, self.sizes, self.starts)
 
 
-@dataclass
-class SpaceDraft:
-    """A space while it is being written."""
+class Step(NamedTuple):
+    """A block or link between drafts, which get their numbers in the end."""
 
-    name: str
-    role: str
-    axis: Axis | None = None  # None for a network input that nothing has read yet
-    operations: list[Operation] = field(default_factory=list)
-    vectors: dict[str, str] = field(default_factory=dict)
+    part: Block | Link
+    source: SpaceDraft
+    target: SpaceDraft
 
 
 @dataclass
@@ -64,11 +117,18 @@ class Record:
     """Everything found so far."""
 
     spaces: list[SpaceDraft] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
-    links: list[Link] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
-    represented: set[str] = field(default_factory=set)
+    parameters: dict[str, SpaceDraft] = field(default_factory=dict)  # spaces of entries that are used like inputs
+
+    def constant(self) -> SpaceDraft:
+        """The space of the number one, from which the parameters that are used like inputs are drawn."""
+        found = next((draft for draft in self.spaces if draft.name == "constant"), None)
+        if found is None:
+            found = SpaceDraft("constant", "constant", fixed(1))
+            self.spaces.append(found)
+        return found
 
 
 @dataclass
@@ -86,16 +146,29 @@ class Call:
         return self.arguments[name]
 
     def activation(self, name: str) -> Value:
-        """The argument as an activation; refuses a parameter or a constant in its place."""
-        value = self.arguments[name]
-        if not isinstance(value, Value) or value.space is None:
-            found = f"the parameter {value.entry!r}" if isinstance(value, Value) else repr(value)
+        """The argument as an activation; a parameter becomes one, a constant is refused."""
+        return self.active(self.arguments[name], name)
+
+    def active(self, value: Any, name: str = "input") -> Value:
+        """The same for a value that is not an argument of its own, but one of a list."""
+        if not isinstance(value, Value):
+            found = "a constant" if isinstance(value, Tensor) else repr(value)
             raise self.unsupported(f"its argument {name!r} must be an activation, found {found}")
-        return value
+        if isinstance(value.home, SpaceDraft):
+            return value
+        entry = value.home
+        if entry.name not in self.record.parameters:
+            self.record.constant()
+            draft = SpaceDraft(entry.name, "hidden", fixed(1), undecided=value.sizes, entry=entry)
+            self.record.spaces.append(draft)
+            self.record.parameters[entry.name] = draft
+        return replace(value, home=self.record.parameters[entry.name], shared=True, storage=None)
 
     def number(self, name: str) -> int | float:
         """The argument as one number that the code fixes; refuses a tensor in its place."""
         value = self.arguments[name]
+        if isinstance(value, Tensor) and value.numel() == 1:
+            return value.item()
         if not isinstance(value, int | float):
             raise self.unsupported(f"its argument {name!r} must be a number, found a tensor")
         return value
@@ -105,7 +178,6 @@ class Call:
         value = self.arguments[name]
         if not isinstance(value, Value) or value.entry is None:
             raise self.unsupported(f"its argument {name!r} must be a parameter or buffer of the module itself")
-        self.record.represented.add(value.entry)
         return value
 
     def unsupported(self, why: str) -> UnsupportedOperator:
@@ -129,80 +201,223 @@ class Call:
         """The index space of the operator's loops: the axes of its output and those that it sums over."""
         self.record.scopes.append(axes)
 
-    def channels(self, value: Value, axis: int) -> Axis:
-        """The type of `axis`, which must be the one that carries the value's space."""
-        axis %= len(value.axes)
-        assert value.space is not None
-        draft = self.record.spaces[value.space]
-        if value.channel is None and draft.axis is None:
-            draft.axis = value.axes[axis]
-        carries = value.channel == axis if value.channel is not None else draft.axis is value.axes[axis]
-        if not carries:
-            raise self.unsupported(f"it works along axis {axis}, which is not the axis of the channels")
-        return value.axes[axis]
+    def decide(self, value: Value, axes: Sequence[int]) -> None:
+        """Says which axes of an undecided home are nodes; nothing happens where that is known."""
+        draft = value.home
+        if not isinstance(draft, SpaceDraft) or draft.undecided is None:
+            return
+        sizes, draft.undecided = draft.undecided, None
+        draft.nodes = tuple(sorted(set(axes)))
+        if draft.entry is None:
+            draft.type = fixed(math.prod(sizes[axis] for axis in draft.nodes))
+            return
+        types = [draft.entry.types[axis] for axis in draft.nodes]
+        self.pin(*(draft.entry.types[axis] for axis in range(len(sizes)) if axis not in draft.nodes))
+        draft.type = merge(types) if types else fixed(1)
+        self._parameter_block(draft, sizes)
 
-    def write(self, axes: tuple[Axis, ...], channel: int, nodes: Axis | None = None) -> Value:
-        """An activation in a new space whose nodes are the positions of `nodes`, by default of axis `channel`."""
+    def _parameter_block(self, draft: SpaceDraft, sizes: tuple[int, ...]) -> None:
+        """The edges from the constant node to a parameter that is used like an input; its positions are taps."""
+        assert draft.entry is not None
+        out, taps = (
+            " ".join(f"a{axis}" for axis in range(len(sizes)) if (axis in draft.nodes) == kept)
+            for kept in (True, False)
+        )
+        positions = tuple(size for axis, size in enumerate(sizes) if axis not in draft.nodes)
+        block = Block(
+            *(draft.entry.name, 0, 0, "parameter"),
+            shape=(draft.type.size, 1, math.prod(positions)),
+            taps=grid(positions),
+            pattern=f"{' '.join(f'a{axis}' for axis in range(len(sizes)))} -> ({out}) 1 ({taps})",
+            axes={f"a{axis}": size for axis, size in enumerate(sizes)},
+        )
+        self.record.steps.append(Step(block, self.record.constant(), draft))
+
+    def axis(self, value: Value, axis: int) -> Axis:
+        """The type of one axis of a value; its positions are fixed."""
+        dims = value.axes[axis]
+        shape = tuple(dim.size for dim in dims)
+        if isinstance(value.home, Entry):
+            groups = [[k for k, dim in enumerate(dims) if dim.axis == own] for own in range(len(value.sizes))]
+            homes = list(zip(value.home.types, ({own: 1} for own in range(len(value.sizes))), strict=True))
+        else:
+            groups = [[k for k, dim in enumerate(dims) if value.is_node(dim)]]
+            homes = [(value.home.type, row_major(value.sizes, value.nodes))]
+        parts, order = [], []
+        for group, (home, weights) in zip(groups, homes, strict=True):
+            if group:
+                chosen = [dims[k] for k in group]
+                places = numbers(chosen, [dim.size for dim in chosen], value.starts, weights)
+                parts.append(select(home, places.reshape(-1)))
+                order += group
+        rest = [k for k in range(len(dims)) if k not in order]
+        parts += [fixed(shape[k]) for k in rest]
+        if not parts:
+            return fixed(1)
+        to = np.arange(extent(dims)).reshape(shape).transpose([*order, *rest]).reshape(-1)
+        return renumber(merge(parts), to)
+
+    def channels(self, value: Value, axis: int) -> Axis:
+        """The type of `axis`, the only one along which the value may have nodes."""
+        axis %= len(value.axes)
+        dims = value.axes[axis]
+        self.decide(value, [dim.axis for dim in dims if dim.size == value.sizes[dim.axis]])
+        if any(value.carries(other) for other in range(len(value.axes)) if other != axis):
+            raise self.unsupported(f"it works along axis {axis}, which is not the axis of the channels")
+        return self.axis(value, axis)
+
+    def write(self, nodes: Axis, channel: int, shape: Sequence[int] | None = None) -> Value:
+        """An activation in a new space, by default of the output's shape, with the nodes on axis `channel` alone."""
+        sizes = self.shape if shape is None else tuple(shape)
+        return self.written(nodes, sizes, (channel % len(sizes),))
+
+    def written(self, nodes: Axis, sizes: Sequence[int], node_axes: tuple[int, ...]) -> Value:
+        """An activation that fills a new home with axes of these sizes."""
         taken = {draft.name for draft in self.record.spaces}
         name = self.module or self.operator.partition(".")[2]
         number = 1
         while (unique := name if number == 1 else f"{name}:{number}") in taken:
             number += 1
-        self.record.spaces.append(SpaceDraft(unique, "hidden", nodes or axes[channel]))
-        return Value(axes, space=len(self.record.spaces) - 1, channel=channel)
+        draft = SpaceDraft(unique, "hidden", nodes)
+        self.record.spaces.append(draft)
+        return Value(draft, tuple(sizes), whole(sizes), (0,) * len(sizes), node_axes)
 
     def operate(self, value: Value, kind: str, /, **attributes: Any) -> Value:
-        """The value after a parameter-free step on every channel; in a new space if the old one is read elsewhere."""
-        value = self._exclusive(value) if value.shared else value
-        assert value.space is not None
-        self.record.spaces[value.space].operations.append(Operation(kind, attributes))
+        """The value after a parameter-free step on every number alike; in a new space if the old one is read elsewhere.
+
+        So it is if a space would do one kind of step twice with different attributes, which no code could tell apart.
+        """
+        operation = Operation(kind, attributes)
+        clash = any(one.kind == kind and one != operation for one in draft_of(value).operations)
+        value = self.exclusive(value) if value.shared or clash or len(draft_of(value).operations) > 20 else value
+        draft_of(value).operations.append(operation)
         return replace(value, storage=None)
 
-    def vector(self, value: Value, entries: Mapping[str, Value]) -> Value:
-        """The value whose space carries 1-D entries (role -> entry); a flattened grid becomes a space of its own."""
-        assert value.space is not None
-        taken = self.record.spaces[value.space].vectors.keys() & entries.keys()
-        if value.taps:
-            flat = self.write(value.axes, value.channel or 0)
-            self.link("flatten", value, flat, taps=value.taps, taps_first=value.taps_first)
-            value = flat
-        elif value.shared or taken:
-            value = self._exclusive(value)
-        assert value.space is not None
+    def resized(self, value: Value, channel: int = 1) -> Value:
+        """The settled value in the output's shape, after an operation that changed its positions."""
+        nodes = tuple(axis for axis in range(len(value.axes)) if value.carries(axis)) or (channel % len(self.shape),)
+        sizes = self.shape
+        return replace(value, sizes=sizes, axes=whole(sizes), starts=(0,) * len(sizes), written=nodes)
+
+    def vector(self, value: Value, axis: int, entries: Mapping[str, Value]) -> Value:
+        """The value whose space carries 1-D entries (role -> entry) along `axis`.
+
+        Positions on that axis become nodes of a space of their own.
+        """
+        if any(not value.is_node(dim) for dim in value.axes[axis]):
+            value = self.flattened(value, axis)
+        value = self.ordered(value)
+        if value.shared or draft_of(value).vectors.keys() & entries.keys():
+            value = self.exclusive(value)
+        draft = draft_of(value)
         for role, entry in entries.items():
             assert entry.entry is not None
-            self.record.spaces[value.space].vectors[role] = entry.entry
+            draft.vectors[role] = entry.entry
+            if entry.shape not in ((), (1,)) and math.prod(entry.sizes) != draft.type.size:
+                draft.starts[role] = sum(entry.starts)
         return value
 
-    def bias(self, value: Value) -> Value:
+    def bias(self, value: Value, axis: int) -> Value:
         """The value after the argument "bias", if there is one, is added to its channels."""
         if self.arguments["bias"] is None:
             return value
         bias = self.entry("bias")
-        self.equate(bias.axes[0], self.channels(value, value.channel or 0))
-        return self.operate(self.vector(value, {"bias": bias}), "bias")
+        self.equate(self.axis(bias, 0), self.channels(value, axis))
+        return self.operate(self.vector(value, axis, {"bias": bias}), "bias")
 
-    def block(self, weight: Value, source: Value, target: Value, **fields: Any) -> None:
-        """A weight tensor as edges; `fields` are those of template.Block."""
-        assert weight.entry is not None
-        assert source.space is not None
-        assert target.space is not None
-        self.record.blocks.append(Block(weight.entry, source.space, target.space, **fields))
+    def block(self, block: Block, source: Value, target: Value) -> None:
+        """A weight tensor as edges between two spaces; the block's own `source` and `target` are filled in later."""
+        self.record.steps.append(Step(block, draft_of(source), draft_of(target)))
 
-    def link(self, kind: str, source: Value, target: Value, /, **attributes: Any) -> None:
-        """A parameter-free connection between two spaces."""
-        assert source.space is not None
-        assert target.space is not None
-        self.record.links.append(Link(kind, source.space, target.space, attributes))
+    def link(self, kind: str, source: Value, target: Value, /, nodes: np.ndarray | None = None, **fields: Any) -> None:
+        """A parameter-free connection; `nodes` are those of the source that the target's nodes read, one each."""
+        if nodes is not None:
+            flat = nodes.reshape(-1)
+            size = draft_of(source).type.size
+            same = len(flat) == size and (flat == np.arange(size)).all()
+            fields["sources"] = () if same else tuple(flat.tolist())
+        fields["attributes"] = {name: value for name, value in fields.get("attributes", {}).items() if value != ""}
+        self.record.steps.append(Step(Link(kind, 0, 0, **fields), draft_of(source), draft_of(target)))
 
-    def spatial(self, first: int) -> tuple[Axis, ...]:
-        """Types of the output's axes from `first` on, where they are image positions."""
-        return tuple(fixed(size) for size in self.shape[first:])
-
-    def _exclusive(self, value: Value) -> Value:
-        assert value.space is not None
-        if value.channel is None:
+    def exclusive(self, value: Value) -> Value:
+        """The same view of a space that nothing else reads."""
+        draft = draft_of(value)
+        if draft.undecided is not None and draft.entry is not None:
+            again = replace(draft, operations=list(draft.operations))
+            self.record.spaces.append(again)
+            return replace(value, home=again, shared=False)
+        if draft.undecided is not None:
             raise self.unsupported("a network input that several operators read must be read by a layer first")
-        copy = self.write(value.axes, value.channel, self.record.spaces[value.space].axis)
+        copy = self.written(draft.type, value.sizes, value.nodes)
         self.link("identity", value, copy)
-        return replace(copy, taps=value.taps, taps_first=value.taps_first)
+        return replace(copy, axes=value.axes, starts=value.starts)
+
+    def ordered(self, value: Value) -> Value:
+        """The value, settled unless it walks through all nodes of its space in their order."""
+        dims = [dim for row in value.axes for dim in row if value.is_node(dim)]
+        order = value.node_numbers(dims, [dim.size for dim in dims]).reshape(-1)
+        size = draft_of(value).type.size
+        plain = len(order) == size and (order == np.arange(size)).all()
+        return value if plain else self.settled(value)
+
+    def flattened(self, value: Value, axis: int) -> Value:
+        """The value in a space in which the positions on `axis`, which also holds the nodes, are nodes too."""
+        dims = value.axes[axis]
+        nodes = self.axis(value, axis)
+        flat = self.written(nodes, value.shape, (axis,))
+        sources = value.node_numbers(dims, [dim.size for dim in dims])
+        taps = [dim for dim in dims if not value.is_node(dim)]
+        weights = row_major([dim.size for dim in taps], range(len(taps)))
+        places = [Dim(taps.index(dim), 1, dim.size) if dim in taps else None for dim in dims]
+        place = numbers(places, [dim.size for dim in dims], [0] * len(taps), weights)
+        letters = [row for k, row in enumerate(value.axes) if k != axis]
+        self.link(
+            *("flatten", value, flat),
+            nodes=sources,
+            attributes={
+                "taps": grid([dim.size for dim in taps]),
+                "places": tuple(place.reshape(-1).tolist()),
+                "layout": value.layout([*letters, *([dim] for dim in taps)]),
+            },
+        )
+        return flat
+
+    def settled(self, value: Value) -> Value:
+        """The value in a space of its own, axis by axis as it is seen, unless it lies like that already."""
+        letters = [row for k, row in enumerate(value.axes) if not value.carries(k)]
+        dims = [dim for row in value.axes for dim in row]
+        if any(value.carries(k) and any(not value.is_node(dim) for dim in row) for k, row in enumerate(value.axes)):
+            raise self.unsupported("it needs the positions apart from the channels, which a view has merged")
+        nodes = [dim for dim in dims if value.is_node(dim)]
+        order = value.node_numbers(nodes, [dim.size for dim in nodes]).reshape(-1)
+        size = draft_of(value).type.size
+        plain = len(order) == size and (order == np.arange(size)).all()
+        if plain and value.layout(letters) == "" and not any(dim.axis == REPEAT for dim in dims):
+            return value
+        return self.copied(value)
+
+    def ranked(self, value: Value, axes: Sequence[int]) -> tuple[Value, tuple[int, ...]]:
+        """The value, settled if need be, and which of its home's positions lie on its `axes`."""
+        dims = [dim for axis in axes for dim in value.axes[axis]]
+        if any((dim.stride, dim.size) != (1, value.sizes[dim.axis]) for dim in dims):
+            value = self.settled(value)
+            dims = [dim for axis in axes for dim in value.axes[axis]]
+        return value, tuple(value.positions.index(dim.axis) for dim in dims)
+
+    def copied(self, value: Value) -> Value:
+        """The value in a space of its own, with the nodes and positions that it shows."""
+        from metanet.arch.combine import combine
+
+        return combine(self, ["identity"], [value])
+
+
+def draft_of(value: Value) -> SpaceDraft:
+    """The space of an activation."""
+    assert isinstance(value.home, SpaceDraft)
+    return value.home
+
+
+def grid(positions: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of positions as taps have them: none of size 1, at most three axes."""
+    long = [size for size in positions if size > 1]
+    return (math.prod(long[:-2]), *long[-2:]) if len(long) > 3 else tuple(long)

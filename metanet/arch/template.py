@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from metanet.arch.symmetry import Part, Permutation, Symmetry
@@ -41,12 +42,18 @@ class Space:
 
     name: str  # "input", or the module path that writes it
     size: int
-    role: str  # "input" | "hidden" | "output"
+    role: str  # "input" | "hidden" | "output" | "constant" (a number that is always there)
     fixed: bool  # its nodes are not exchangeable (network input and output)
     operations: tuple[Operation, ...] = ()
     vectors: Mapping[str, str] = field(
         default_factory=dict
     )  # VECTOR_ROLES entry -> state_dict name; of one value: for all
+    starts: Mapping[str, int] = field(
+        default_factory=dict
+    )  # role -> first value of the entry, where it holds others too
+    orbits: tuple[
+        int, ...
+    ] = ()  # of a space in which some permutations are missing: nodes that may meet have one number
 
 
 @dataclass(frozen=True)
@@ -64,17 +71,23 @@ class Block:
     pattern: str  # einops pattern from the weight's own shape to "out in taps", e.g. "o i h w -> o i (h w)"
     axes: Mapping[str, int] = field(default_factory=dict)  # sizes that einops needs for the pattern
     groups: int = 1
-    attributes: Mapping[str, Any] = field(default_factory=dict)  # stride, padding, dilation, ...
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # stride, padding, dilation, layout, ...
+    slices: tuple[tuple[int, int], ...] = ()  # of each axis of the entry, where the block is a part of it
 
 
 @dataclass(frozen=True)
 class Link:
-    """A parameter-free connection between two spaces: residual add, concatenation, identity."""
+    """A parameter-free connection between two spaces: an edge from node sources[i] to node targets[i], for every i.
 
-    kind: str
+    Without `sources` (or `targets`) they are all nodes in their order; a single source reaches every target.
+    """
+
+    kind: str  # one of LINKS of the rule files: "identity", "add", "cat", "flatten", ...
     source: int
     target: int
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[int, ...] = ()
+    targets: tuple[int, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # layout: how it walks through the source's positions
 
 
 @dataclass(frozen=True)
@@ -99,12 +112,14 @@ class Template:
             if not 0 <= step.source < step.target < len(self.spaces):
                 raise ValueError(f"{step}: expected source < target < {len(self.spaces)} spaces")
         for block in self.blocks:
-            out, inputs, taps = block.shape
-            if out * inputs * taps != math.prod(self._shape(block.name)):
+            shape = tuple(stop - start for start, stop in block.slices) or self._shape(block.name)
+            if math.prod(block.shape) != math.prod(shape):
                 raise ValueError(f"block {block.name!r}: {block.shape} does not fit shape {self.shapes[block.name]}")
         for space in self.spaces:
             for role, name in space.vectors.items():
-                if role not in VECTOR_ROLES or math.prod(self._shape(name)) not in (1, space.size):
+                if role not in VECTOR_ROLES or (
+                    math.prod(self._shape(name)) not in (1, space.size) and role not in space.starts
+                ):
                     raise ValueError(
                         f"space {space.name!r}: its {role} {name!r} has shape {self.shapes[name]}, expected "
                         f"({space.size},) and a role of {', '.join(VECTOR_ROLES)}"
@@ -126,8 +141,18 @@ class Template:
 
     def coverage(self) -> float:
         """Share of those values that a block or space really carries, in [0, 1]; `metanet.trace` gives 1 or fails."""
-        carried = {block.name for block in self.blocks}.union(*(space.vectors.values() for space in self.spaces))
-        return sum(math.prod(self.shapes[name]) for name in carried) / max(1, self.num_params)
+        return sum(int(mask.sum()) for mask in self._carried().values()) / max(1, self.num_params)
+
+    def _carried(self) -> dict[str, np.ndarray]:
+        """Which values of every entry a block or a space carries."""
+        masks = {name: np.zeros(shape, dtype=bool) for name, shape in self.shapes.items()}
+        for block in self.blocks:
+            masks[block.name][tuple(slice(*part) for part in block.slices)] = True
+        for space in self.spaces:
+            for role, name in space.vectors.items():
+                start = space.starts.get(role, 0)
+                masks[name].reshape(-1)[start : start + space.size] = True
+        return masks
 
     @property
     def actions(self) -> dict[str, Symmetry | Rescaling]:

@@ -7,24 +7,30 @@ import operator
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from metanet.arch import rules
 from metanet.arch.axes import factors_of, fixed, free
-from metanet.arch.certificate import certify
-from metanet.arch.record import Call, Record, SpaceDraft, UnsupportedOperator, Value
+from metanet.arch.certificate import certify, orbits
+from metanet.arch.layout import whole
+from metanet.arch.record import Call, Entry, Record, SpaceDraft, UnsupportedOperator, Value, draft_of
 from metanet.arch.symmetry import from_axes
-from metanet.arch.template import Space, Template
+from metanet.arch.template import Block, Link, Space, Template
 
 __all__ = ["UnsupportedOperator", "trace"]
 
 _PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
+_ABSENT = object()
+# Constants of the shape of an activation: nothing else of it is read.
+_SHAPE_ONLY = {"aten.zeros_like": 0.0, "aten.ones_like": 1.0, "aten.new_zeros": 0.0, "aten.new_ones": 1.0}
 
 
 def trace(module: nn.Module, *example_inputs: Any) -> Template:
@@ -36,38 +42,42 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
         UnsupportedOperator: an operator without a rule, or used in a way that its rule does not know.
         ValueError: a parameter or buffer that no operator reads, or a module that torch cannot export.
     """
-    with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the module itself warns of is no news of this call
-        try:
-            program = torch.export.export(module, example_inputs, strict=False)
-        except Exception as error:
-            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {why}") from error
-    record = Record()
-    state = module.state_dict(keep_vars=True)
+    state = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
     tied = _tied(state)
-    entries = _walk(program.graph, program.graph_signature, state, tied, record)
-    read = {name: value for name, value in entries.items() if name in record.represented}
-    unread = sorted(entries.keys() - read.keys())
-    if unread:
+    walk = _Walk(_export(module, example_inputs), state, tied)
+    walk.run()
+    record, entries = walk.record, {name: value for name, value in walk.entries.items() if name not in tied}
+    steps = [step.part.name for step in record.steps if isinstance(step.part, Block)]
+    read = {*steps}.union(*(draft.vectors.values() for draft in record.spaces))
+    if unread := sorted(entries.keys() - read):
         raise ValueError(
             f"{type(module).__name__}: no operator reads {', '.join(unread)} in eval mode, so the graph would not hold "
             "them. Remove them from the module, or trace the part of it that uses them."
         )
-    if not record.blocks:
+    if not steps:
         raise ValueError(f"{type(module).__name__} has no weight tensor, so there is nothing to make a graph of.")
     certify(record.equations, record.scopes)
+    number = {id(draft): place for place, draft in enumerate(record.spaces)}
+    parts = [replace(part, source=number[id(a)], target=number[id(b)]) for part, a, b in record.steps]
+    named = entries | {name: walk.entries[first] for name, first in tied.items()}
     return Template(
         spaces=tuple(_space(draft) for draft in record.spaces),
-        blocks=tuple(record.blocks),
-        links=tuple(record.links),
-        symmetry=from_axes(
-            {name: value.axes for name, value in read.items()}
-            | {name: read[first].axes for name, first in tied.items() if first in read}
-        ),
-        shapes={name: value.shape for name, value in read.items()},
+        blocks=tuple(part for part in parts if isinstance(part, Block)),
+        links=tuple(part for part in parts if isinstance(part, Link)),
+        symmetry=from_axes({name: value.home.types for name, value in named.items() if isinstance(value.home, Entry)}),
+        shapes={name: value.shape for name, value in entries.items()},
         tied=tied,
     )
+
+
+def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
+    with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the module itself warns of is no news of this call
+        try:
+            return torch.export.export(module, example_inputs, strict=False)
+        except Exception as error:
+            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {why}") from error
 
 
 def _tied(state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -79,124 +89,167 @@ def _tied(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode for the export; every submodule gets its own flag back."""
-    before = {child: child.training for child in module.modules()}
+    """Eval mode for the export, without torch's fused attention; every submodule gets its own flag back."""
+    before, fast = {child: child.training for child in module.modules()}, torch.backends.mha.get_fastpath_enabled()
     module.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for child, training in before.items():
             child.training = training
 
 
-def _walk(
-    graph: torch.fx.Graph,
-    signature: ExportGraphSignature,
-    state: Mapping[str, Tensor],
-    tied: Mapping[str, str],
-    record: Record,
-) -> dict[str, Value]:
-    """Applies the operators' rules in order; the entries of the state_dict as values."""
-    kinds = {spec.arg.name: spec for spec in signature.input_specs}
-    values: dict[Node, Value] = {}
-    several: dict[Node, list[Value]] = {}  # of operators that return a list, which only getitem reads
-    entries: dict[str, Value] = {}
-    for number, node in enumerate(graph.nodes):
-        if node.op == "placeholder":
-            spec = kinds[node.name]
-            name = spec.target or ""
-            if spec.kind in _PARAMETERS and name in state:
-                name = tied.get(name, name)
-                value = (
-                    entries[name]
-                    if name in entries
-                    else Value(tuple(free(size) for size in state[name].shape), entry=name)
-                )
-                if not (name.endswith("num_batches_tracked") and not value.axes):
-                    entries[name] = value
-            elif spec.kind is InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor):
-                record.spaces.append(SpaceDraft(_unique("input", record), "input"))
-                axes = tuple(fixed(size) for size in node.meta["val"].shape)
-                value = Value(axes, space=len(record.spaces) - 1, shared=len(node.users) > 1)
-            else:
-                continue  # a constant or an unused input: an operator that reads it says that it has no rule for it
-            values[node] = replace(value, storage=number)
-        elif node.target is operator.getitem and node.args[0] in several:
-            values[node] = replace(several[node.args[0]][node.args[1]], shared=len(node.users) > 1)  # type: ignore[index]
-        elif node.op == "call_function":
-            result = _apply(node, number, values, record)
-            if isinstance(result, Value):
-                values[node] = result
-            else:
-                several[node] = result
-    _finish_outputs(graph, signature, values, record)
-    record.scopes.extend(value.axes for value in values.values())
-    return entries
+@dataclass
+class _Walk:
+    """Applies the operators' rules in order."""
 
+    program: ExportedProgram
+    state: Mapping[str, Tensor]
+    tied: Mapping[str, str]
+    record: Record = field(default_factory=Record)
+    values: dict[Node, Any] = field(default_factory=dict)  # a Value; a Tensor where no input or parameter is read
+    entries: dict[str, Value] = field(default_factory=dict)
 
-def _apply(node: Node, number: int, values: dict[Node, Value], record: Record) -> Value | list[Value]:
-    """The value of one operator call, by its rule; several where the operator returns a list."""
-    call = _call(node, values, record)
-    rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_"))  # relu_ is relu
-    if rule is None:
-        raise call.unsupported(
-            "no rule for this operator. Add one to a file in metanet/arch/rules/ (docs/add-a-layer.md tells how)."
-        )
-    read = [values[argument] for argument in node.all_input_nodes if argument in values]
-    value = rule(call)
-    if isinstance(value, list):
-        return value
-    inherited = any(one.shared and one.space == value.space for one in read)
-    value = replace(
-        value,
-        shared=inherited or len(node.users) > 1,
-        storage=number if value.storage is None else value.storage,
-    )
-    if call.operator.endswith("_"):
-        _overwrite(node, value, values, call)
-    return value
+    def run(self) -> None:
+        kinds = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        for number, node in enumerate(self.program.graph.nodes):
+            if node.op == "placeholder":
+                self._placeholder(node, number, kinds[node.name])
+            elif node.op == "call_function" and not (node.users or node.meta.get("val") is not None):
+                continue  # an assertion
+            elif node.target is operator.getitem:
+                self._getitem(node)
+            elif node.op == "call_function":
+                self._call_function(node, number)
+        self._finish_outputs()
+        self.record.scopes.extend((draft.type,) for draft in self.record.spaces)
+        self.record.scopes.extend(value.home.types for value in self.entries.values() if isinstance(value.home, Entry))
 
+    def _placeholder(self, node: Node, number: int, spec: Any) -> None:
+        name, example = spec.target or "", node.meta.get("val")
+        if spec.kind in _PARAMETERS and name in self.state:
+            name = self.tied.get(name, name)
+            shape = tuple(self.state[name].shape)
+            entry = Entry(name, tuple(free(size) for size in shape))
+            value = Value(entry, shape, whole(shape), (0,) * len(shape), storage=number)
+            self.values[node] = self.entries.setdefault(name, value)
+        elif spec.kind in (*_PARAMETERS, InputKind.CONSTANT_TENSOR):
+            constants = {**self.program.state_dict, **self.program.constants}
+            self.values[node] = constants[name].detach()
+        elif spec.kind is InputKind.USER_INPUT and isinstance(example, Tensor):
+            count = sum(draft.role == "input" for draft in self.record.spaces)
+            draft = SpaceDraft(f"input:{count + 1}" if count else "input", "input", fixed(1))
+            draft.undecided = tuple(example.shape)
+            self.record.spaces.append(draft)
+            sizes = draft.undecided
+            shared = len(node.users) > 1
+            self.values[node] = Value(draft, sizes, whole(sizes), (0,) * len(sizes), shared=shared, storage=number)
 
-def _overwrite(node: Node, value: Value, values: dict[Node, Value], call: Call) -> None:
-    """After an in-place operator later readers of its argument see the result; an alias of the argument is refused."""
-    target = node.args[0]
-    assert isinstance(target, Node)
-    storage, later = values[target].storage, False
-    for other in node.graph.nodes:
-        later = later or other is node
-        if not later or other is node:
-            continue
-        for read in other.all_input_nodes:
-            if read is not target and read is not node and read in values and values[read].storage == storage:
-                raise call.unsupported(f"it changes {target.name!r} in place while {read.name!r} shares its memory")
-    values[target] = value
+    def _getitem(self, node: Node) -> None:
+        several = self.values.get(node.args[0])  # type: ignore[arg-type]
+        place = node.args[1]
+        if not node.users:
+            return
+        if not isinstance(several, list | tuple) or place >= len(several):  # type: ignore[operator]
+            raise self._call(node).unsupported("there is no rule for what this part of the result is read for")
+        one = several[place]  # type: ignore[index]
+        shared = len(node.users) > 1 or len(node.args[0].users) > 1  # type: ignore[union-attr]
+        self.values[node] = replace(one, shared=one.shared or shared) if isinstance(one, Value) else one
 
+    def _call_function(self, node: Node, number: int) -> None:
+        """The value of one operator call, by its rule; several where the operator returns a list."""
+        known = [self.values.get(argument) for argument in node.all_input_nodes]
+        if all(isinstance(one, Tensor) for one in known):
+            self.values[node] = self._evaluated(node)
+            return
+        call = self._call(node)
+        if call.operator in _SHAPE_ONLY:
+            self.values[node] = torch.full(call.shape, _SHAPE_ONLY[call.operator])
+            return
+        rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_")) or rules.BY_OPERATOR.get(call.operator)
+        if rule is None:
+            raise call.unsupported(
+                "no rule for this operator. Add one to a file in metanet/arch/rules/ (docs/add-a-layer.md tells how)."
+            )
+        value = rule(call)
+        if isinstance(value, Value):
+            read = [one for one in known if isinstance(one, Value)]
+            inherited = any(one.shared and one.home is value.home for one in read)
+            value = replace(
+                value,
+                shared=inherited or value.shared or len(node.users) > 1,
+                storage=number if value.storage is None else value.storage,
+            )
+            if call.operator.endswith("_"):
+                self._overwrite(node, value, call)
+        self.values[node] = value
 
-def _call(node: Node, values: Mapping[Node, Value], record: Record) -> Call:
-    """The node's arguments by the names of the operator's schema, with its defaults."""
+    def _evaluated(self, node: Node) -> Any:
+        """What an operator that reads no input and no parameter returns."""
+        if not callable(node.target) or not isinstance(node.target, torch._ops.OpOverload):
+            raise self._call(node).unsupported("no rule for this operator")
+        args, kwargs = map_arg((node.args, node.kwargs), lambda one: self.values[one])
+        result = node.target(*args, **kwargs)
+        return list(result) if isinstance(result, list | tuple) else result
 
-    def known(argument: Any) -> Any:
-        if isinstance(argument, Node):
-            return values.get(argument, argument)
-        if isinstance(argument, list | tuple):
-            return [known(item) for item in argument]
-        return argument
+    def _overwrite(self, node: Node, value: Value, call: Call) -> None:
+        """After an in-place operator later readers of its argument see the result; an alias of it is refused."""
+        target = node.args[0]
+        assert isinstance(target, Node)
+        storage, later = self.values[target].storage, False
+        for other in node.graph.nodes:
+            later = later or other is node
+            if not later or other is node:
+                continue
+            for read in other.all_input_nodes:
+                alias = self.values.get(read) if read is not target and read is not node else None
+                if isinstance(alias, Value) and alias.storage == storage:
+                    raise call.unsupported(f"it changes {target.name!r} in place while {read.name!r} shares its memory")
+        self.values[target] = value
 
-    schema = getattr(node.target, "_schema", None)
-    output = node.meta.get("val")
-    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-    arguments: dict[str, Any] = {}
-    if schema is not None:
-        for position, parameter in enumerate(schema.arguments):
-            given = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name, _ABSENT)
-            arguments[parameter.name] = parameter.default_value if given is _ABSENT else known(given)
-    operator = ".".join(str(node.target).split(".")[:2]) if schema is not None else str(node.target)
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = stack[-1][0] if stack else ""
-    return Call(operator, path, _source(node), arguments, shape, record)
+    def _call(self, node: Node) -> Call:
+        """The node's arguments by the names of the operator's schema, with its defaults."""
 
+        def known(argument: Any) -> Any:
+            if isinstance(argument, Node):
+                return self.values.get(argument, argument)
+            if isinstance(argument, list | tuple):
+                return [known(item) for item in argument]
+            return argument
 
-_ABSENT = object()
+        schema = getattr(node.target, "_schema", None)
+        output = node.meta.get("val")
+        output = output[0] if isinstance(output, list | tuple) and output else output
+        arguments: dict[str, Any] = {}
+        if schema is not None:
+            for position, parameter in enumerate(schema.arguments):
+                given = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name, _ABSENT)
+                arguments[parameter.name] = parameter.default_value if given is _ABSENT else known(given)
+        name = ".".join(str(node.target).split(".")[:2]) if schema is not None else str(node.target)
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        return Call(name, stack[-1][0] if stack else "", _source(node), arguments, shape, self.record)
+
+    def _finish_outputs(self) -> None:
+        """The order of the network's outputs is fixed, and their spaces are output spaces."""
+        specs = [s for s in self.program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+        names = [spec.arg.name for spec in specs]
+        by_name = {node.name: value for node, value in self.values.items() if isinstance(value, Value)}
+        for place, name in enumerate(names):
+            value = by_name.get(name)
+            if value is None or isinstance(value.home, Entry):
+                continue
+            call = Call("output", "", "", {}, value.shape, self.record)
+            call.decide(value, [])
+            mixed = any(value.carries(k) and any(not value.is_node(d) for d in row) for k, row in enumerate(value.axes))
+            value = value if mixed else call.settled(value)
+            if place:
+                value = call.operate(value, "output", number=place)
+            call.pin(draft_of(value).type)
+            if draft_of(value).role == "hidden":
+                draft_of(value).role = "output"
 
 
 def _source(node: Node) -> str:
@@ -206,24 +259,16 @@ def _source(node: Node) -> str:
     return f"{own[-1][0]}:{own[-1][1]}" if own else ""
 
 
-def _unique(name: str, record: Record) -> str:
-    count = sum(draft.role == "input" for draft in record.spaces)
-    return name if count == 0 else f"{name}:{count + 1}"
-
-
-def _finish_outputs(
-    graph: torch.fx.Graph, signature: ExportGraphSignature, values: Mapping[Node, Value], record: Record
-) -> None:
-    """The order of the network's outputs is fixed, and their spaces are output spaces."""
-    outputs = {spec.arg.name for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT}
-    for node, value in values.items():
-        if node.name in outputs:
-            Call("output", "", "", {}, value.shape, record).pin(*value.axes)
-            if value.space is not None and record.spaces[value.space].role == "hidden":
-                record.spaces[value.space].role = "output"
-
-
 def _space(draft: SpaceDraft) -> Space:
-    size = 1 if draft.axis is None else draft.axis.size
-    is_fixed = draft.axis is None or all(factor.fixed for factor in factors_of([draft.axis]))
-    return Space(draft.name, size, draft.role, is_fixed, tuple(draft.operations), dict(draft.vectors))
+    moving = [factor for factor in factors_of([draft.type]) if factor.size > 1]
+    some = any(factor.fixed for factor in moving) and not all(factor.fixed for factor in moving)
+    return Space(
+        draft.name,
+        draft.type.size,
+        draft.role,
+        all(factor.fixed for factor in moving) if moving else draft.type.size == 1 and draft.role != "hidden",
+        tuple(draft.operations),
+        dict(draft.vectors),
+        dict(draft.starts),
+        tuple(orbits(draft.type)) if some else (),
+    )

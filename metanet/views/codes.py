@@ -6,6 +6,7 @@ orders, or attributes that differ have different codes. What has no column is re
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from metanet.arch.depth import depths, heights
 from metanet.arch.rules import OPERATIONS
-from metanet.arch.template import VECTOR_ROLES, Block, Operation, Space, Template
+from metanet.arch.template import VECTOR_ROLES, Block, Link, Operation, Space, Template
 from metanet.views.once import once_per_object
 from metanet.views.taps import grid_of
 
@@ -36,12 +37,15 @@ _SPATIAL = {  # one number per grid axis, and what it is along an axis that is n
     "factor": 0,
 }
 _MOST_OPERATIONS = 24  # float32 holds the binary fraction of their order
-_ROLES = ("input", "hidden", "output")
-_BLOCK_KINDS = ("conv", "conv_transpose", "linear", "flatten")
+_ROLES = ("input", "hidden", "output", "constant")
+_BLOCK_KINDS = ("conv", "conv_transpose", "linear", "flatten", "parameter")
+_DIGESTS = ("layout", "table", "axes", "shifts", "places")  # text, of which two columns hold a hash
 _SIDES = ("front", "back", "top", "bottom", "left", "right")
 
 
 def _columns_of(attribute: str) -> tuple[str, ...]:
+    if attribute in _DIGESTS:
+        return (f"{attribute}.0", f"{attribute}.1")
     return (
         tuple(f"{attribute}_{side}" for side in ("depth", "height", "width")) if attribute in _SPATIAL else (attribute,)
     )
@@ -64,6 +68,7 @@ BLOCK_COLUMNS: tuple[str, ...] = (
     "tap_axes",
     *(column for name in ("kernel", "stride", "dilation", "output_padding") for column in _columns_of(name)),
     *(f"padding_{side}" for side in _SIDES),
+    *(column for name in ("layout", "places") for column in _columns_of(name)),
     "log2_groups",
     "log2_fan_in",
     "log2_fan_out",
@@ -127,9 +132,20 @@ def block_codes(template: Template, device: Device = None) -> Float32[Tensor, "b
     return _table(rows, BLOCK_COLUMNS).to(device)
 
 
+def link_codes(link: Link) -> Float32[Tensor, " codes"]:
+    """BLOCK_COLUMNS of a link: how it walks through the positions, where they are put."""
+    row = {}
+    for name in ("layout", "places"):
+        value = link.attributes.get(name, "") if link.kind != "flatten" or name == "layout" else ""
+        row |= _attribute_codes(f"link {link.kind!r}", name, value)
+    return _table([row], BLOCK_COLUMNS)[0]
+
+
 @once_per_object
 def fixed_positions(template: Template, device: Device = None) -> list[Float32[Tensor, "_ codes"]]:
     """Per space [size, POSITION_CODES]: which node is which, as the bits (-1 or 1) of the place; 0 if exchangeable.
+
+    Where only some permutations are missing, nodes that may be exchanged have the place of the first of them.
 
     Raises:
         ValueError: a fixed space of more than 2^POSITION_CODES nodes.
@@ -137,10 +153,12 @@ def fixed_positions(template: Template, device: Device = None) -> list[Float32[T
     bits = torch.arange(POSITION_CODES)
     codes = []
     for space in template.spaces:
-        if space.fixed and space.size > 1 << POSITION_CODES:
+        known = space.fixed or bool(space.orbits)
+        if known and space.size > 1 << POSITION_CODES:
             raise ValueError(f"space {space.name!r}: {space.size} fixed nodes, expected at most {1 << POSITION_CODES}")
-        signs = (torch.arange(space.size)[:, None] >> bits) % 2 * 2 - 1
-        codes.append((signs.float() * space.fixed).to(device))
+        places = torch.tensor(space.orbits) if space.orbits else torch.arange(space.size)
+        signs = (places[:, None] >> bits) % 2 * 2 - 1
+        codes.append((signs.float() * known).to(device))
     return codes
 
 
@@ -175,6 +193,7 @@ def _kernel_codes(block: Block) -> dict[str, float]:
     row = _attribute_codes(where, "kernel", grid_of(block.taps, where))
     for name in ("stride", "dilation", "output_padding"):
         row |= _attribute_codes(where, name, attributes.pop(name, ()))
+    row |= _attribute_codes(where, "layout", attributes.pop("layout", ""))
     padding = (*[0] * 6, *attributes.pop("padding", ()))[-6:]  # a 1-D kernel is a row: it has a left and a right
     row |= {f"padding_{side}": math.log2(1 + size) for side, size in zip(_SIDES, padding, strict=True)}
     if attributes:
@@ -184,6 +203,8 @@ def _kernel_codes(block: Block) -> dict[str, float]:
 
 def _attribute_codes(where: str, name: str, value: Any) -> dict[str, float]:
     try:
+        if name in _DIGESTS:
+            return dict(zip(_columns_of(name), _digest(value), strict=True))
         if name in _SPATIAL:
             sizes = (*[_SPATIAL[name]] * (3 - len(value)), *value)  # of one axis it is the width
             return {column: _signed_log2(size) for column, size in zip(_columns_of(name), sizes, strict=True)}
@@ -191,9 +212,24 @@ def _attribute_codes(where: str, name: str, value: Any) -> dict[str, float]:
             return {name: math.log10(max(value, 1e-30)) / 5}
         if name == "approximate":  # gelu's only choice
             return {name: {"none": 0.0, "tanh": 1.0}[value]}
-        return {name: float(value)}
+        return {name: _bounded(float(value))}
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{where}: no code for {name} = {value!r}") from error
+
+
+def _digest(value: Any) -> tuple[float, float]:
+    """Two numbers in [-1, 1) that differ where the text differs; zeros for none."""
+    if value in ("", ()):
+        return 0.0, 0.0
+    number = int(hashlib.sha256(str(value).encode()).hexdigest()[:12], 16)
+    return (number >> 24) / 2**23 - 1, number % 2**24 / 2**23 - 1
+
+
+def _bounded(value: float) -> float:
+    """A number as it is up to 10,000, and beyond by its logarithm: a mask's -inf becomes -20,000."""
+    if abs(value) <= 1e4:
+        return value
+    return math.copysign(1e4 + min(math.log2(abs(value)), 1e4), value)
 
 
 def _signed_log2(size: int | float) -> float:

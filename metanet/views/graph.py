@@ -128,17 +128,22 @@ def state_dict_of(template: Template, graph: Data) -> dict[str, Tensor]:
     bidirectional = bool((graph["edge_type"] % 2).any())
     places = wiring(template, bidirectional, graph["x"].device).places[0]
     sizes = [math.prod(block.shape) for block in template.blocks]
-    entries = {}
+    like = graph["x"]
+    entries = {name: like.new_empty(shape) for name, shape in template.shapes.items()}
     for block, values in zip(template.blocks, graph["edge_attr"].flatten()[places].split(sizes), strict=True):
+        part = entries[block.name][tuple(slice(*ends) for ends in block.slices)]
         weight_axes, edge_axes = (side.strip() for side in block.pattern.split("->"))
-        axes = zip(re.findall(r"\([^)]*\)|\S+", weight_axes), template.shapes[block.name], strict=True)
+        axes = zip(re.findall(r"\([^)]*\)|\S+", weight_axes), part.shape, strict=True)
         known = {axis: size for axis, size in axes if axis.isidentifier()} | dict(block.axes)
-        entries[block.name] = rearrange(values.view(block.shape), f"{edge_axes} -> {weight_axes}", **known)
+        part.copy_(rearrange(values.view(block.shape), f"{edge_axes} -> {weight_axes}", **known))
     for space, values in zip(template.spaces, graph["x"].split([s.size for s in template.spaces]), strict=True):
         for role, name in space.vectors.items():
-            column, shape = values[:, VECTOR_ROLES.index(role)], template.shapes[name]
-            entries[name] = column[: math.prod(shape)].reshape(shape)
-    assert set(entries) == set(template.shapes), "the graph and template.shapes hold different entries"
+            column, entry, start = (
+                values[:, VECTOR_ROLES.index(role)],
+                entries[name].view(-1),
+                space.starts.get(role, 0),
+            )
+            entry[start : start + space.size] = column[: len(entry)]
     return entries
 
 

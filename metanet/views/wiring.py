@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from metanet.arch.depth import depths
+from metanet.arch.rules import LINKS
 from metanet.arch.template import VECTOR_ROLES, Block, Link, Template
 from metanet.views.codes import (
     BLOCK_COLUMNS,
@@ -19,21 +20,12 @@ from metanet.views.codes import (
     Device,
     block_codes,
     fixed_positions,
+    link_codes,
     space_codes,
 )
 from metanet.views.once import once_per_object
 from metanet.views.taps import GRID, bins, grid_of, slots, tap_layers, tap_slots
 
-# Parameter-free connections, each with its attributes: of node i with node i; "flatten" of a channel with each of its
-# positions; "cat" of all nodes with some of the target's, "slice" of some nodes with all of the target's.
-LINKS = {
-    "identity": (),
-    "add": (),
-    "mul": (),
-    "flatten": ("taps", "taps_first"),
-    "cat": ("start",),
-    "slice": ("start", "step"),
-}
 EDGE_TYPES = ("weight", "weight_reversed", *(f"{k}{way}" for k in LINKS for way in ("", "_reversed")))
 NODE_COLUMNS = (*VECTOR_ROLES, *SPACE_COLUMNS, *(f"position.bit{i}" for i in range(POSITION_CODES)))
 EDGE_COLUMNS = (
@@ -139,23 +131,18 @@ def link_ends(template: Template, device: Device = None) -> list[Int64[Tensor, "
 
 
 def _ends(link: Link, template: Template) -> Int64[Tensor, "edges 2"]:
-    size, target_size = (template.spaces[i].size for i in (link.source, link.target))
-    if set(link.attributes) != set(LINKS.get(link.kind, ("?",))):
-        raise ValueError(f"{link}: the graph has no edges for this link; expected one of {', '.join(LINKS)}")
-    positions = math.prod(link.attributes.get("taps", ()))
-    start, step = (link.attributes.get(name, default) for name, default in (("start", 0), ("step", 1)))
-    count = target_size if link.kind == "slice" else size
-    last = start + (count - 1) * step
-    fits = last < max(size, target_size) if link.kind in ("cat", "slice") else size * positions == target_size
-    if not fits:
-        raise ValueError(f"{link}: {size} nodes with {positions} positions each cannot meet {target_size} nodes")
-    nodes, place = torch.cartesian_prod(torch.arange(count), torch.arange(positions)).T
-    if link.kind == "slice":
-        ends = (start + step * nodes, nodes)
-    elif link.attributes.get("taps_first"):
-        ends = (nodes, place * size + nodes)
-    else:
-        ends = (nodes, start + nodes * positions + place)
+    if link.kind not in LINKS:
+        raise ValueError(f"{link.kind!r}: the graph has no edges for this link; expected one of {', '.join(LINKS)}")
+    sizes = [template.spaces[i].size for i in (link.source, link.target)]
+    ends = [
+        torch.tensor(given) if given else torch.arange(size)
+        for given, size in zip((link.sources, link.targets), sizes, strict=True)
+    ]
+    if len(ends[0]) != len(ends[1]) or any(end.max() >= size for end, size in zip(ends, sizes, strict=True)):
+        names = " and ".join(f"{template.spaces[i].name!r}" for i in (link.source, link.target))
+        raise ValueError(
+            f"link {link.kind!r} between {names}: {len(ends[0])} sources cannot meet {len(ends[1])} targets"
+        )
     return torch.stack(ends, dim=1)
 
 
@@ -164,11 +151,11 @@ def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _
     ends = _ends(link, template)
     taps, within = torch.zeros(len(ends), GRID * GRID), torch.zeros(len(ends), 3)
     if link.kind == "flatten":
-        grid = grid_of(link.attributes["taps"], str(link))
-        position = torch.arange(math.prod(grid)).repeat(template.spaces[link.source].size)
+        grid = grid_of(link.attributes["taps"], f"link {number}")
+        position = torch.tensor(link.attributes["places"])
         taps[torch.arange(len(ends)), slots(*grid)[position]] = 1.0
         within = bins(*grid)[position].float()
-    codes = torch.cat([taps, torch.zeros(len(ends), len(BLOCK_COLUMNS)), within], dim=1)
+    codes = torch.cat([taps, link_codes(link).expand(len(ends), -1), within], dim=1)
     return _edges(ends + first[[link.source, link.target]], codes, number, link.kind)
 
 

@@ -203,7 +203,7 @@ def test_flattened_taps_are_read_in_the_order_of_the_weight(width, side, channel
 
     block = trace(Flat(), IMAGES).blocks[1]
     assert block.shape == (2, width, side**2)
-    if side > 1:
+    if side > 1 and width > 1:
         assert block.pattern == ("o (t i) -> o i t" if channels_last else "o (i t) -> o i t")
 
 
@@ -263,10 +263,9 @@ def test_a_tied_weight_moves_under_all_of_its_names():
     ("net", "message"),
     [
         (nn.BatchNorm2d(3, track_running_stats=False), "normalises by its batch"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(6, 2)), "not the axis of the channels"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm(6)), "not the axis of the channels"),
         (conv_net(nn.AvgPool2d(2, divisor_override=3)), "divisor_override"),
         (nn.ReLU(), "no weight tensor"),
-        (conv_net(Shift()), "aten.add in module '1' .*'other' must be a number, found a tensor"),
         (nn.Linear(5, 2), "cannot be exported"),
     ],
 )
@@ -301,20 +300,22 @@ def test_a_number_added_or_multiplied_is_an_operation():
 
 def test_parts_are_linked_to_the_whole_with_their_place():
     template = trace(Branches(lambda a, b: torch.cat([a, b], 1)[:, 2::5]), IMAGES)
-    links = [(link.kind, link.source, link.target, dict(link.attributes)) for link in template.links]
+    links = [(link.kind, link.source, link.target, link.sources, link.targets) for link in template.links]
     assert links == [
-        ("cat", 1, 3, {"start": 0}),
-        ("cat", 2, 3, {"start": 6}),
-        ("slice", 3, 4, {"start": 2, "step": 5}),
+        ("cat", 1, 3, (), tuple(range(6))),
+        ("cat", 2, 3, (), tuple(range(6, 12))),
+        ("identity", 3, 4, (2, 7), ()),  # the output is a part of the whole
     ]
 
 
 @pytest.mark.parametrize(
     ("join", "message"),
     [
-        (lambda a, b: torch.cat([a, b], 2), "works along axis 2, which is not the axis of the channels"),
-        (lambda a, b: torch.cat([a.flatten(1), b.flatten(1)], 1), "joins flattened grids"),
-        (lambda a, b: a * b[:, :1], "spreads one channel over all"),
+        (lambda a, b: a + b.mT.permute(0, 3, 2, 1), "channels of one operand meet positions of another"),
+        (
+            lambda a, b: torch.cat([a, b.permute(0, 2, 1, 3)], 3),
+            "channels of one part stand where another has positions",
+        ),
         (lambda a, b: nn.functional.layer_norm(a + b, (6, 6)), "normalises over 2 axes; there is a rule for one"),
     ],
 )

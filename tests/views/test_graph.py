@@ -310,7 +310,7 @@ def test_a_link_without_edges_is_refused():
     params = stack(template, 1)
     with pytest.raises(ValueError, match=r"concatenate.*no edges for this link"):
         sparse(replace(template, links=(Link("concatenate", 0, 1),)), params)
-    with pytest.raises(ValueError, match=r"2 nodes .* cannot meet 4 nodes"):
+    with pytest.raises(ValueError, match=r"2 sources cannot meet 4 targets"):
         sparse(replace(template, links=(Link("add", 0, 1),)), params)
 
 

@@ -7,6 +7,8 @@ for every use that it does not know.
 `OPERATIONS` maps each kind of operation that the rules of the file write on a space to the names of its attributes; the
 graph gives each of them columns of its own (metanet/views/codes.py).
 
+`LINKS` names the kinds of links that the rules of the file write; each has a type of edges of its own.
+
 `EXAMPLES` maps the operators of RULES to the shape [channels, *grid] of an input and a function that makes something to
 call on it (a module, or a function of a tensor) that uses the operator. tests/test_every_rule.py puts it between two
 layers and checks the rule there.
@@ -22,6 +24,7 @@ BY_OPERATOR: dict[str, Rule] = {operator: rule for module in MODULES for operato
 EXAMPLES: dict[str, Example] = {
     operator: example for module in MODULES for operator, example in module.EXAMPLES.items()
 }
-OPERATIONS: dict[str, tuple[str, ...]] = {"bias": (), "hidden": ()} | {
+LINKS: tuple[str, ...] = tuple(dict.fromkeys(kind for module in MODULES for kind in module.LINKS))
+OPERATIONS: dict[str, tuple[str, ...]] = {"bias": (), "hidden": (), "output": ("number",)} | {
     kind: attributes for module in MODULES for kind, attributes in module.OPERATIONS.items()
 }

@@ -56,12 +56,15 @@ def rrelu(call: Call) -> Value:
 def prelu(call: Call) -> Value:
     """aten.prelu(self [nets, channels, ...], weight [channels] or [1]): a slope per channel, or one for all."""
     x, weight = call.activation("self"), call.entry("weight")
-    channels = call.channels(x, 1 if len(x.axes) > 1 else 0)
-    if weight.size > 1:
-        call.equate(weight.axes[0], channels)
-    return call.operate(call.vector(x, {"slope": weight}), "prelu")
+    axis = 1 if len(x.axes) > 1 else 0
+    if weight.shape != (1,):
+        call.equate(call.axis(weight, 0), call.channels(x, axis))
+    else:
+        axis = next((k for k in range(len(x.axes)) if x.carries(k)), axis)
+    return call.operate(call.vector(x, axis, {"slope": weight}), "prelu")
 
 
+LINKS = ()
 RULES: dict[str, Rule] = {
     **{f"aten.{kind}": _rule(kind, numbers) for kind, numbers in PLAIN.items()},
     "aten.clamp": clamp,

@@ -1,78 +1,113 @@
-"""Sums of activations (residual connections) and arithmetic with one number."""
+"""Sums, products and quotients: of an activation with a number, with a parameter, or with another activation."""
+
+import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
-from metanet.arch.axes import Axis
-from metanet.arch.record import Call, Value
+from metanet.arch.combine import combine
+from metanet.arch.layout import REPEAT
+from metanet.arch.record import Call, Entry, Value, draft_of
+
+ROLES = {"add": "shift", "mul": "scale"}  # of a parameter with one number per channel, or one for all
 
 
 def add(call: Call) -> Value:
-    """aten.add(self, other, alpha): of two activations their channels move together; of a number, an operation."""
-    return _add(call, call["alpha"])
+    """aten.add(self, other, alpha)."""
+    return join(call, "add", call["self"], scaled(call, call["other"], call["alpha"]))
 
 
 def subtract(call: Call) -> Value:
     """aten.sub(self, other, alpha)."""
-    return _add(call, -call["alpha"])
-
-
-def _add(call: Call, alpha: int | float) -> Value:
-    left = call.activation("self")
-    if not isinstance(call["other"], Value):
-        return call.operate(left, "add", value=call.number("other") * alpha)
-    right = call.activation("other")
-    return join(call, "add", left, right if alpha == 1 else call.operate(right, "mul", value=alpha))
+    return join(call, "add", call["self"], scaled(call, call["other"], -call["alpha"]))
 
 
 def subtract_from(call: Call) -> Value:
-    """aten.rsub(self, other, alpha): other - alpha * self, where other is a number."""
-    negative = call.operate(call.activation("self"), "mul", value=-call["alpha"])
-    return call.operate(negative, "add", value=call.number("other"))
+    """aten.rsub(self, other, alpha): other - alpha * self."""
+    return join(call, "add", scaled(call, call["self"], -call["alpha"]), call["other"])
 
 
 def multiply(call: Call) -> Value:
-    """aten.mul(self, other): with a number an operation, of two activations a gate."""
-    if not isinstance(call["other"], Value):
-        return call.operate(call.activation("self"), "mul", value=call.number("other"))
-    return join(call, "mul", call.activation("self"), call.activation("other"))
+    """aten.mul(self, other)."""
+    return join(call, "mul", call["self"], call["other"])
 
 
 def divide(call: Call) -> Value:
-    """aten.div(self, number)."""
+    """aten.div(self, other): by a number, or times the reciprocal."""
     if call.arguments.get("rounding_mode"):
         raise call.unsupported("there is a rule for true division only")
+    if isinstance(call["other"], Value):
+        return join(call, "mul", call["self"], call.operate(call.activation("other"), "reciprocal"))
+    if isinstance(call["other"], Tensor) and call["other"].numel() > 1:
+        return join(call, "mul", call["self"], 1 / call["other"])
     return call.operate(call.activation("self"), "div", value=call.number("other"))
 
 
-def join(call: Call, kind: str, left: Value, right: Value) -> Value:
-    """A new space, linked from both, whose channels move together; either may be the same at every place."""
-    alike = len(left.axes) == len(right.axes) and left.channel == right.channel is not None and left.taps == right.taps
-    if not alike or any(a.size != b.size and 1 not in (a.size, b.size) for a, b in _pairs(left, right)):
-        raise call.unsupported(f"its two inputs must be alike, found shapes {left.shape} and {right.shape}")
-    assert left.channel is not None
-    if left.axes[left.channel].size != right.axes[left.channel].size:
-        raise call.unsupported(f"it spreads one channel over all, shapes {left.shape} and {right.shape}")
-    if left.taps:
-        raise call.unsupported("it joins flattened grids; join them before they are flattened")
-    for one, other in _pairs(left, right):
-        if one.size == other.size:
-            call.equate(one, other)
-    joined = call.write(tuple(max(pair, key=lambda one: one.size) for pair in _pairs(left, right)), left.channel)
-    call.link(kind, left, joined)
-    call.link(kind, right, joined)
-    return joined
+def power_of(call: Call) -> Value:
+    """aten.pow(self, exponent): to a power that the code fixes."""
+    return call.operate(call.activation("self"), "pow", exponent=call.number("exponent"))
 
 
-def _pairs(left: Value, right: Value) -> list[tuple[Axis, Axis]]:
-    return list(zip(left.axes, right.axes, strict=True))
+def scaled(call: Call, value: Value | Tensor | int | float, by: int | float) -> Value | Tensor | int | float:
+    """`by` times the value."""
+    if by == 1:
+        return value
+    return call.operate(call.active(value), "mul", value=by) if isinstance(value, Value) else value * by
+
+
+def join(call: Call, kind: str, left: Value | Tensor | int | float, right: Value | Tensor | int | float) -> Value:
+    """The sum ("add") or product ("mul") of two values, at least one of which is no constant."""
+    if not isinstance(left, Value):
+        left, right = right, left
+    left = left if isinstance(left, Value) and isinstance(left.home, Entry) else call.active(left)
+    if isinstance(left.home, Entry) and isinstance(right, Value):
+        left, right = right, left
+    if not isinstance(right, Value | Tensor) or (isinstance(right, Tensor) and right.numel() == 1):
+        return call.operate(call.active(left), kind, value=right.item() if isinstance(right, Tensor) else right)
+    if isinstance(right, Value) and (axis := _meeting_axis(call, left, right)) is not None:
+        if math.prod(right.shape) > 1:
+            own = next(k for k, dims in enumerate(right.axes) if dims)
+            call.equate(call.axis(right, own), call.channels(left, axis))
+        role = ROLES[kind]
+        return call.operate(call.vector(left, axis, {role: right}), role)
+    return combine(call, [kind, kind], [left, right])
+
+
+def _meeting_axis(call: Call, x: Value, entry: Value) -> int | None:
+    """The axis of the channels of x, if the parameter holds one number for each of them, or one for all."""
+    if not isinstance(entry.home, Entry) or isinstance(x.home, Entry) or draft_of(x).undecided is not None:
+        return None
+    rank = len(x.axes)
+    carrying = [axis for axis in range(rank) if x.carries(axis)]
+    held = [axis + rank - len(entry.axes) for axis, dims in enumerate(entry.axes) if dims]
+    if len(held) > 1 or len(carrying) > 1 or len(entry.axes) > rank or any(d.axis == REPEAT for r in x.axes for d in r):
+        return None
+    if not held:
+        return (carrying or [rank - 1])[0] if all(size == 1 for size in entry.sizes) else None
+    pure = held == carrying and all(x.is_node(dim) for dim in x.axes[held[0]])
+    complete = pure and x.shape[held[0]] == draft_of(x).type.size == entry.shape[held[0] - rank + len(entry.axes)]
+    return held[0] if complete else None
+
+
+class _Learned(nn.Module):
+    """The function of an input and a parameter."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], *shape: int):
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.weight)
 
 
 RULES = {"aten.add": add, "aten.sub": subtract, "aten.rsub": subtract_from, "aten.mul": multiply, "aten.div": divide}
-OPERATIONS = {"add": ("value",), "mul": ("value",), "div": ("value",)}
+OPERATIONS = {"add": ("value",), "mul": ("value",), "div": ("value",), "scale": (), "shift": (), "constant": ("table",)}
+LINKS = ("add", "mul", "sum")
 EXAMPLES = {
-    "aten.add": ((4, 5), lambda: lambda x: 1.5 + torch.tanh(x) + x),
-    "aten.sub": ((4, 5), lambda: lambda x: torch.tanh(x) - 2 * x - 1.5),
+    "aten.add": ((4, 5), lambda: _Learned(lambda x, p: 1.5 + torch.tanh(x) + x + p, 4, 1)),
+    "aten.sub": ((4, 5), lambda: _Learned(lambda x, p: torch.tanh(x) - 2 * x - 1.5 - p, 4, 5)),
     "aten.rsub": ((4, 5), lambda: lambda x: 1.5 - x),
-    "aten.mul": ((4, 5), lambda: lambda x: torch.sigmoid(x) * x * 1.5 * x.mean(2, keepdim=True)),
-    "aten.div": ((4, 5), lambda: lambda x: x / 1.5),
+    "aten.mul": ((4, 5), lambda: _Learned(lambda x, p: p * torch.sigmoid(x) * x * 1.5 * x.mean(2, keepdim=True), 1)),
+    "aten.div": ((4, 5), lambda: lambda x: x / 1.5 / (x.abs() + 1)),
 }

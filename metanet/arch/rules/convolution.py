@@ -7,19 +7,18 @@ import math
 
 from torch import nn
 
-from metanet.arch.axes import Factor, axis
+from metanet.arch.axes import Axis, Factor, axis
 from metanet.arch.record import Call, Value
+from metanet.arch.template import Block
 
 LETTERS = "hwd"
 
 
 def convolution(call: Call) -> Value:
     """aten.convNd(input [nets, in, *grid], weight [out, in / groups, *kernel], bias [out] | None, ...)."""
-    x, weight, groups = call.activation("input"), call.entry("weight"), call["groups"]
-    into = call.channels(x, 1)
-    out, inner = weight.axes[:2]
-    kernel = weight.shape[2:]
-    call.pin(*weight.axes[2:])
+    weight, groups = call.entry("weight"), call["groups"]
+    x = _read(call)
+    into, out, inner = call.channels(x, 1), call.axis(weight, 0), call.axis(weight, 1)
     if groups > 1:
         group = Factor(groups)
         members, outputs = Factor(inner.size, keys=[group]), Factor(out.size // groups, keys=[group])
@@ -28,63 +27,66 @@ def convolution(call: Call) -> Value:
         call.equate(inner, axis(members))
     else:
         call.equate(into, inner)
-    y = call.write((x.axes[0], out, *call.spatial(2)), channel=1)
-    call.scope(*y.axes, inner)
-    letters = " ".join(LETTERS[: len(kernel)])
-    call.block(
-        weight,
-        x,
-        y,
-        kind="conv",
-        shape=(out.size, inner.size, math.prod(kernel)),
-        taps=kernel,
-        pattern=f"o i {letters} -> o i ({letters})",
-        groups=groups,
-        attributes={
-            "stride": tuple(call["stride"]),
-            "padding": _padding(call["padding"], kernel, call["dilation"]),
-            "dilation": tuple(call["dilation"]),
-        },
-    )
-    return call.bias(y)
+    letters = " ".join(LETTERS[: len(weight.shape) - 2])
+    return _written(call, x, out, inner, "conv", f"o i {letters} -> o i ({letters})", {}, ())
 
 
 def transposed(call: Call) -> Value:
     """aten.conv_transposeNd(input [nets, in, *grid], weight [in, out / groups, *kernel], bias [out] | None, ...)."""
-    x, weight, groups = call.activation("input"), call.entry("weight"), call["groups"]
-    into = call.channels(x, 1)
-    inner, outer = weight.axes[:2]
-    kernel = weight.shape[2:]
-    call.pin(*weight.axes[2:])
+    weight, groups = call.entry("weight"), call["groups"]
+    x = _read(call)
+    into, inner, out = call.channels(x, 1), call.axis(weight, 0), call.axis(weight, 1)
     call.equate(into, inner)
-    out = outer
     if groups > 1:
         group = Factor(groups)
-        members, outputs = Factor(inner.size // groups, keys=[group]), Factor(outer.size, keys=[group])
+        members, outputs = Factor(inner.size // groups, keys=[group]), Factor(out.size, keys=[group])
         call.equate(inner, axis(group, members))
-        call.equate(outer, axis(outputs))
+        call.equate(out, axis(outputs))
         out = axis(group, outputs)
-    y = call.write((x.axes[0], out, *call.spatial(2)), channel=1)
-    call.scope(*y.axes, inner)
-    letters = " ".join(LETTERS[: len(kernel)])
-    call.block(
-        weight,
-        x,
-        y,
-        kind="conv_transpose",
-        shape=(out.size, inner.size // groups, math.prod(kernel)),
+    letters = " ".join(LETTERS[: len(weight.shape) - 2])
+    pattern = f"(g i) o {letters} -> (g o) i ({letters})"
+    return _written(call, x, out, inner, "conv_transpose", pattern, {"g": groups}, ("output_padding",))
+
+
+def _read(call: Call) -> Value:
+    """The input, whose channels stand on axis 1 in the order of their space."""
+    x = call.activation("input")
+    call.channels(x, 1)
+    if any(not x.is_node(dim) for dim in x.axes[1]):
+        raise call.unsupported("it reads positions as channels")
+    return call.ordered(x)
+
+
+def _written(
+    call: Call, x: Value, out: Axis, inner: Axis, kind: str, pattern: str, sizes: dict[str, int], more: tuple[str, ...]
+) -> Value:
+    weight = call.entry("weight")
+    if weight.shape != weight.sizes:
+        raise call.unsupported("there is a rule for a whole parameter as the kernel only")
+    kernel = weight.shape[2:]
+    call.pin(*(call.axis(weight, 2 + k) for k in range(len(kernel))))
+    y = call.write(out, channel=1)
+    call.scope(out, inner)
+    text = x.layout([row for k, row in enumerate(x.axes) if k != 1])
+    attributes = {
+        "stride": tuple(call["stride"]),
+        "padding": _padding(call["padding"], kernel, call["dilation"]),
+        "dilation": tuple(call["dilation"]),
+        **{name: tuple(call[name]) for name in more},
+        **({"layout": text} if text else {}),
+    }
+    taps = math.prod(kernel)
+    block = Block(
+        *(weight.home.name, 0, 0, kind),
+        shape=(out.size, math.prod(weight.shape) // taps // out.size, taps),
         taps=kernel,
-        pattern=f"(g i) o {letters} -> (g o) i ({letters})",
-        axes={"g": groups},
-        groups=groups,
-        attributes={
-            "stride": tuple(call["stride"]),
-            "padding": _padding(call["padding"], kernel, call["dilation"]),
-            "output_padding": tuple(call["output_padding"]),
-            "dilation": tuple(call["dilation"]),
-        },
+        pattern=pattern,
+        axes=sizes,
+        groups=call["groups"],
+        attributes=attributes,
     )
-    return call.bias(y)
+    call.block(block, x, y)
+    return call.bias(y, 1)
 
 
 def _padding(padding: str | list[int], kernel: tuple[int, ...], dilation: list[int]) -> tuple[int, ...]:
@@ -104,7 +106,8 @@ RULES = {
     **{f"aten.conv{n}d": convolution for n in (1, 2, 3)},
     **{f"aten.conv_transpose{n}d": transposed for n in (1, 2, 3)},
 }
-OPERATIONS = {}
+OPERATIONS: dict[str, tuple[str, ...]] = {}
+LINKS = ()
 EXAMPLES = {
     "aten.conv1d": ((4, 6), lambda: nn.Conv1d(4, 6, 3, padding=1, groups=2)),
     "aten.conv2d": ((4, 5, 6), lambda: nn.Conv2d(4, 6, (2, 3), stride=2, padding=1, dilation=(1, 2))),

@@ -1,35 +1,196 @@
-"""y = x W^T + b over the last axis. A flattened grid in front of it becomes the taps of its edges."""
+"""Weight matrices: y = x W^T + b over one axis. A flattened grid in front of it becomes the taps of its edges."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from metanet.arch.record import Call, Value
+from metanet.arch.combine import combine
+from metanet.arch.layout import REPEAT, Dim, Misaligned, extent, refine, row_major
+from metanet.arch.record import Call, Entry, Value, draft_of, grid
+from metanet.arch.rules.arithmetic import join
+from metanet.arch.template import Block
 
 
 def linear(call: Call) -> Value:
     """aten.linear(input [*, in], weight [out, in], bias [out] | None) -> [*, out]."""
-    x, weight = call.activation("input"), call.entry("weight")
-    into = call.channels(x, -1)
-    out, inner = weight.axes
+    y = product(call, call.activation("input"), call["weight"], call.shape)
+    return y if call["bias"] is None else biased(call, y, call["bias"])
+
+
+def addmm(call: Call) -> Value:
+    """aten.addmm(self, mat1 [n, in], mat2 [in, out], beta, alpha), as the Conv1D of GPT-2 uses it."""
+    if call["beta"] != 1 or call["alpha"] != 1:
+        raise call.unsupported("there is a rule for beta = alpha = 1 only")
+    return biased(call, matrices(call, call["mat1"], call["mat2"]), call["self"])
+
+
+def matmul(call: Call) -> Value:
+    """aten.matmul(self, other), aten.mm, aten.bmm."""
+    return matrices(call, call["self"], call["other"] if "other" in call.arguments else call["mat2"])
+
+
+def matrices(call: Call, left: Value | Tensor, right: Value | Tensor) -> Value:
+    """left @ right; a matrix of parameters on the right is a layer."""
+    if isinstance(right, Value) and isinstance(right.home, Entry) and len(right.axes) == 2:
+        return product(call, call.active(left), replace(right, axes=right.axes[::-1]), call.shape)
+    ranks = [len(one.shape) for one in (left, right)]
+    batch = "abcdefgh"[: max(ranks) - 2]
+    first = batch[len(batch) - ranks[0] + 2 :] + "ik" if ranks[0] > 1 else "k"
+    second = batch[len(batch) - ranks[1] + 2 :] + "kj" if ranks[1] > 1 else "k"
+    out = batch + "i" * (ranks[0] > 1) + "j" * (ranks[1] > 1)
+    return combine(call, ["matmul", "matmul_right"], [left, right], [first, second], out)
+
+
+def biased(call: Call, y: Value, bias: Value | Tensor) -> Value:
+    """y plus a bias along its last axis: the bias of a layer where that axis holds its channels."""
+    axis = len(y.axes) - 1
+    plain = all(y.is_node(dim) for dim in y.axes[axis]) and not any(y.carries(k) for k in range(axis))
+    if not plain or not isinstance(bias, Value) or bias.entry is None or len(bias.axes) != 1:
+        return join(call, "add", y, bias)
+    call.equate(call.axis(bias, 0), call.channels(y, axis))
+    return call.operate(call.vector(y, axis, {"bias": bias}), "bias")
+
+
+def product(call: Call, x: Value, weight: Value | Tensor, shape: Sequence[int]) -> Value:
+    """x [*, in] times weight [out, in]: a block where the channels of x are summed over, else a product of values."""
+    axis = len(x.axes) - 1
+    carried = any(x.carries(k) for k in range(axis))
+    if isinstance(weight, Value) and isinstance(weight.home, Entry) and not carried:
+        return weigh(call, x, axis, weight, shape)
+    batch = "abcdefgh"[:axis]
+    return combine(call, ["matmul", "matmul_right"], [x, weight], [batch + "k", "jk"], batch + "j")
+
+
+def weigh(call: Call, x: Value, axis: int, weight: Value, shape: Sequence[int]) -> Value:
+    """The output in a new space, its channels on the last axis; `weight` is a view [out, in] of an entry."""
+    if any(dim.axis == REPEAT for dim in x.axes[axis]):
+        x = call.copied(x)
+    into, inner, out = call.channels(x, axis), call.axis(weight, 1), call.axis(weight, 0)
     call.equate(into, inner)
-    call.scope(*x.axes[:-1], out, inner)
-    y = call.write((*x.axes[:-1], out), channel=len(x.axes) - 1)
-    taps = math.prod(x.taps)
-    order = "o (t i)" if x.taps_first else "o (i t)"
-    call.block(
-        weight,
-        x,
-        y,
-        kind="linear" if taps == 1 else "flatten",
-        shape=(out.size, inner.size // taps, taps),
-        taps=() if taps == 1 else x.taps,
-        pattern="o i -> o i 1" if taps == 1 else f"{order} -> o i t",
-        axes={} if taps == 1 else {"t": taps},
+    call.scope(out, inner)
+    try:
+        reads, columns = refine([x.axes[axis], weight.axes[1]])
+    except Misaligned as error:
+        raise call.unsupported(f"the weight lies otherwise than what it reads: {error}") from error
+    nodes = sorted((k for k, dim in enumerate(reads) if x.is_node(dim)), key=lambda k: -_weight(x, reads[k]))
+    order = x.node_numbers([reads[k] for k in nodes], [reads[k].size for k in nodes]).reshape(-1)
+    if len(order) != draft_of(x).type.size or (order != np.arange(len(order))).any():
+        return weigh(call, call.copied(x), axis, weight, shape)
+    y = call.write(out, -1, shape)
+    taps = [k for k, dim in enumerate(reads) if not x.is_node(dim)]
+    letters = [row for k, row in enumerate(x.axes) if k != axis] + [[reads[k]] for k in taps]
+    pattern, sizes, slices = _pattern(call, weight, columns, nodes, taps)
+    positions = math.prod(reads[k].size for k in taps)
+    text = x.layout(letters)
+    block = Block(
+        *(weight.home.name, 0, 0, "flatten" if taps else "linear"),
+        shape=(out.size, len(order), positions),
+        taps=grid([reads[k].size for k in taps]),
+        pattern=pattern,
+        axes=sizes,
+        attributes={"layout": text} if text else {},
+        slices=slices,
     )
-    return call.bias(y)
+    call.block(block, x, y)
+    return y
 
 
-RULES = {"aten.linear": linear}
-OPERATIONS = {}
-EXAMPLES = {"aten.linear": ((4,), lambda: nn.Linear(4, 5))}
+def _weight(x: Value, dim: Dim) -> int:
+    return row_major(x.sizes, x.nodes)[dim.axis] * dim.stride
+
+
+def _pattern(
+    call: Call, weight: Value, columns: Sequence[Dim], nodes: Sequence[int], taps: Sequence[int]
+) -> tuple[str, dict[str, int], tuple[tuple[int, int], ...]]:
+    """The einops pattern from the entry's own axes to "out in taps", the sizes that it needs, and the entry's part."""
+    rows = list(weight.axes[0])
+    runs: list[list[Dim]] = []  # taps that lie behind each other in the entry are one letter
+    for number, k in enumerate(taps):
+        dim = columns[k]
+        last = runs[-1][-1] if runs else None
+        joined = last and taps[number - 1] == k - 1 and last.axis == dim.axis and last.stride == dim.stride * dim.size
+        if joined:
+            runs[-1].append(dim)
+        else:
+            runs.append([dim])
+    joint = [Dim(run[-1].axis, run[-1].stride, extent(run)) for run in runs]
+    named = {
+        **_named("o", rows),
+        **_named("i", [columns[k] for k in nodes]),
+        **_named("t", joint),
+    }
+    own, slices = [], []
+    for axis in range(len(weight.sizes)):
+        mine = sorted(((dim, name) for name, dim in named.items() if dim.axis == axis), key=lambda one: -one[0].stride)
+        inner = 1
+        for dim, _ in reversed(mine):
+            if dim.stride != inner:
+                raise call.unsupported("it reads a part of a parameter that is no range of each of its axes")
+            inner *= dim.size
+        own.append(f"({' '.join(name for _, name in mine)})" if len(mine) != 1 else mine[0][1])
+        slices.append((weight.starts[axis], weight.starts[axis] + inner))
+    whole = all(part == (0, size) for part, size in zip(slices, weight.sizes, strict=True))
+    groups = ["o", "i", "t"]
+    right = [_group([name for name in named if name[0] == group]) for group in groups]
+    needed = {name: dim.size for name, dim in named.items() if name not in ("o", "i")}
+    return f"{' '.join(own)} -> {' '.join(right)}", needed, () if whole else tuple(slices)
+
+
+def _named(letter: str, dims: Sequence[Dim]) -> dict[str, Dim]:
+    return {letter if len(dims) == 1 else f"{letter}{k}": dim for k, dim in enumerate(dims)}
+
+
+def _group(names: Sequence[str]) -> str:
+    return "1" if not names else names[0] if len(names) == 1 else f"({' '.join(names)})"
+
+
+class _Conv1D(nn.Module):
+    """The linear layer of GPT-2."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+class _Attend(nn.Module):
+    """x^T x as attention without softmax, of the channels or of the places."""
+
+    def __init__(self, product: str):
+        super().__init__()
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        function = getattr(torch, self.product)
+        return function(x, function(x.mT, x.tanh()))
+
+
+class _Matrix(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mm(x, self.weight)
+
+
+RULES = {
+    "aten.linear": linear,
+    "aten.addmm": addmm,
+    **dict.fromkeys(("aten.matmul", "aten.mm", "aten.bmm"), matmul),
+}
+OPERATIONS: dict[str, tuple[str, ...]] = {}
+LINKS = ("matmul", "matmul_right")
+EXAMPLES = {
+    "aten.linear": ((4,), lambda: nn.Linear(4, 5)),
+    "aten.addmm": ((4,), _Conv1D),
+    "aten.matmul": ((4, 5), lambda: _Attend("matmul")),
+    "aten.mm": ((3,), _Matrix),
+    "aten.bmm": ((4, 5), lambda: _Attend("bmm")),
+}

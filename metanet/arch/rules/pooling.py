@@ -1,7 +1,6 @@
 """Poolings over image positions; every channel is treated alike."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import nn
 
@@ -12,6 +11,7 @@ OPERATIONS = {
     "max_pool": (*WINDOW, "dilation", "ceil_mode"),
     "avg_pool": (*WINDOW, "ceil_mode", "count_include_pad"),
     "adaptive_avg_pool": ("output",),
+    "adaptive_max_pool": ("output",),
 }
 
 
@@ -27,29 +27,19 @@ def _pool(kind: str, rank: int) -> Rule:
             name: given[name] if isinstance(given[name], bool) else _each(given[name], rank)
             for name in OPERATIONS[kind]
         }
-        return replace(call.operate(x, kind, **numbers), axes=(*x.axes[:2], *call.spatial(2)))
+        return call.resized(call.operate(x, kind, **numbers))
 
     return pool
 
 
 def _adaptive(kind: str, rank: int) -> Rule:
-    def pool(call: Call) -> Value:
-        x = _grid(call, rank)
-        pooled = call.operate(x, kind, output=_each(call["output_size"], rank))
-        return replace(pooled, axes=(*x.axes[:2], *call.spatial(2)))
+    """A pooling to a size; that of the largest values returns where they are too, which is refused to later readers."""
+
+    def pool(call: Call) -> Value | list[Value]:
+        pooled = call.operate(_grid(call, rank), kind, output=_each(call["output_size"], rank))
+        return [call.resized(pooled)] if kind == "adaptive_max_pool" else call.resized(pooled)
 
     return pool
-
-
-def mean(call: Call) -> Value:
-    """aten.mean over the whole grid is global average pooling."""
-    x = call.activation("self")
-    dims = {d % len(x.axes) for d in call["dim"] or range(len(x.axes))}
-    if dims != set(range(2, len(x.axes))) or x.taps:
-        raise call.unsupported(f"there is a rule for the mean over all image axes only, not over axes {sorted(dims)}")
-    call.channels(x, 1)
-    pooled = call.operate(x, "adaptive_avg_pool", output=(1,) * len(dims))
-    return replace(pooled, axes=(*x.axes[:2], *call.spatial(2)))
 
 
 def _grid(call: Call, rank: int) -> Value:
@@ -57,7 +47,7 @@ def _grid(call: Call, rank: int) -> Value:
     if len(x.axes) != rank + 2:
         raise call.unsupported(f"expected {rank + 2} axes (samples, channels, grid), found {len(x.axes)}")
     call.channels(x, 1)
-    return x
+    return call.settled(x)
 
 
 def _each(number: int | Sequence[int], rank: int) -> tuple[int, ...]:
@@ -66,13 +56,13 @@ def _each(number: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 RULES = {
-    "aten.mean": mean,
     **{f"aten.max_pool{n}d": _pool("max_pool", n) for n in (1, 2, 3)},
     **{f"aten.avg_pool{n}d": _pool("avg_pool", n) for n in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{n}d": _adaptive("adaptive_avg_pool", n) for n in (1, 2, 3)},
+    **{f"aten.adaptive_max_pool{n}d": _adaptive("adaptive_max_pool", n) for n in (1, 2, 3)},
 }
+LINKS = ()
 EXAMPLES = {
-    "aten.mean": ((4, 3, 5), lambda: lambda x: x.mean((2, 3))),
     "aten.max_pool1d": ((4, 7), lambda: nn.MaxPool1d(3, dilation=2)),
     "aten.max_pool2d": ((4, 5, 7), lambda: nn.MaxPool2d(2, ceil_mode=True)),
     "aten.max_pool3d": ((4, 3, 4, 4), lambda: nn.MaxPool3d(2)),
@@ -82,4 +72,7 @@ EXAMPLES = {
     "aten.adaptive_avg_pool1d": ((4, 7), lambda: nn.AdaptiveAvgPool1d(2)),
     "aten.adaptive_avg_pool2d": ((4, 5, 7), lambda: nn.AdaptiveAvgPool2d((2, 3))),
     "aten.adaptive_avg_pool3d": ((4, 3, 4, 4), lambda: nn.AdaptiveAvgPool3d(1)),
+    "aten.adaptive_max_pool1d": ((4, 7), lambda: nn.AdaptiveMaxPool1d(2)),
+    "aten.adaptive_max_pool2d": ((4, 5, 7), lambda: nn.AdaptiveMaxPool2d((2, 3))),
+    "aten.adaptive_max_pool3d": ((4, 3, 4, 4), lambda: nn.AdaptiveMaxPool3d(1)),
 }

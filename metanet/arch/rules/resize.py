@@ -1,7 +1,5 @@
 """Operators that change the size of the grid and treat every channel alike: pads and upsampling."""
 
-from dataclasses import replace
-
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,6 +18,7 @@ def pad(call: Call) -> Value:
     """aten.pad(self, pad, mode, value): rows and columns before and after each axis, the last axis first."""
     x, sides = call.activation("self"), list(call["pad"])
     call.channels(x, 1)
+    x = call.settled(x)
     rank = len(x.axes) - 2
     sides += [0] * (2 * rank - len(sides))
     if any(sides[2 * rank :]):
@@ -27,7 +26,7 @@ def pad(call: Call) -> Value:
     before, after = (tuple(sides[side : 2 * rank : 2][::-1]) for side in (0, 1))
     numbers = {"value": float(call["value"] or 0)} if call["mode"] == "constant" else {}
     padded = call.operate(x, PADS[call["mode"]], before=before, after=after, **numbers)
-    return replace(padded, axes=(*x.axes[:2], *call.spatial(2)))
+    return call.resized(padded)
 
 
 def _upsample(kind: str) -> Rule:
@@ -36,14 +35,15 @@ def _upsample(kind: str) -> Rule:
     def upsample(call: Call) -> Value:
         x = call.activation("input")
         call.channels(x, 1)
+        x = call.settled(x)
         factor = tuple(call["scale_factors"] or [])
         numbers = {"align_corners": call["align_corners"]} if "align_corners" in call.arguments else {}
-        resized = call.operate(x, kind, output=() if factor else call.shape[2:], factor=factor, **numbers)
-        return replace(resized, axes=(*x.axes[:2], *call.spatial(2)))
+        return call.resized(call.operate(x, kind, output=() if factor else call.shape[2:], factor=factor, **numbers))
 
     return upsample
 
 
+LINKS = ()
 RULES: dict[str, Rule] = {
     "aten.pad": pad,
     **{f"aten.upsample_nearest{n}d": _upsample("upsample_nearest") for n in (1, 2, 3)},

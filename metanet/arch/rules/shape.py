@@ -1,102 +1,103 @@
 """Operators that move no number: views, and what eval mode makes an identity."""
 
-import math
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from metanet.arch.axes import Axis, factors_of, fixed, merge
+from metanet.arch import layout
+from metanet.arch.layout import REPEAT, Dim, Misaligned
 from metanet.arch.record import Call, Value
 
 
 def identity(call: Call) -> Value:
-    """Dropout in eval mode, contiguous, alias, ..."""
+    """Dropout in eval mode, contiguous, alias, casts, ..."""
     if call.arguments.get("train"):
         raise call.unsupported("it drops values in eval mode too")
-    return call.activation("input" if "input" in call.arguments else "self")
+    return call["input"] if "input" in call.arguments else call["self"]
 
 
 def reshape(call: Call) -> Value:
-    """aten.flatten, view, reshape, squeeze, unsqueeze: they merge neighbouring axes and split fixed ones.
-
-    Positions that are merged with the channels become taps of the layer that reads them.
-    """
-    x = call.activation("self")
-    value, done = x, []
-    for old, new in _groups(x.shape, call.shape):
-        merged = [x.axes[k] for k in old]
-        place = old.index(x.channel) if x.channel in old else None
-        long = [k for k, size in enumerate(new) if size > 1] or [0]
-        if len(long) == 1:
-            axes = [fixed(1) for _ in new]
-            axes[long[0]] = merge(merged)
-        elif place is None and all(factor.fixed for factor in factors_of(merged)):
-            axes = [fixed(size) for size in new]
-        else:
-            raise call.unsupported(f"it splits an axis that is not fixed, shape {x.shape} to {call.shape}")
-        if place is not None:
-            value = replace(_with_taps(call, value, merged, place), channel=len(done) + long[0])
-        done.extend(axes)
-    return replace(value, axes=tuple(done))
-
-
-def _with_taps(call: Call, value: Value, merged: list[Axis], place: int) -> Value:
-    """The value whose channels, at `place` among the merged axes, have those before or behind them as taps."""
-    before = tuple(axis.size for axis in merged[:place])
-    behind = tuple(axis.size for axis in merged[place + 1 :])
-    if math.prod(before + behind) == 1:
-        return value
-    if math.prod(before) > 1 and math.prod(behind) > 1:
-        raise call.unsupported("it merges positions on both sides of the channels")
-    if value.taps:
-        raise call.unsupported("it flattens a grid that is flattened already")
-    return replace(value, taps=behind if math.prod(behind) > 1 else before, taps_first=math.prod(before) > 1)
+    """aten.flatten, view, reshape, squeeze, unsqueeze, ...: neighbouring axes are merged or cut."""
+    x = call["self"]
+    try:
+        return replace(x, axes=layout.reshape(x.axes, call.shape))
+    except Misaligned:
+        x = call.settled(call.activation("self"))
+    try:
+        return replace(x, axes=layout.reshape(x.axes, call.shape))
+    except Misaligned as error:
+        raise call.unsupported(f"it cuts an axis where it does not divide, shape {x.shape} to {call.shape}") from error
 
 
 def permute(call: Call) -> Value:
-    """aten.permute(self, dims) and aten.transpose(self, dim0, dim1): the same axes in another order."""
-    x = call.activation("self")
+    """aten.permute(self, dims), aten.transpose(self, dim0, dim1), aten.movedim, aten.t: the axes in another order."""
+    x = call["self"]
     order = list(range(len(x.axes)))
     if "dims" in call.arguments:
         order = [dim % len(order) for dim in call["dims"]]
-    else:
-        first, second = call["dim0"], call["dim1"]
+    elif "source" in call.arguments:
+        ends = [[one] if isinstance(one, int) else list(one) for one in (call["source"], call["destination"])]
+        order = _moved(len(order), *ends)
+    elif call.operator == "aten.mT":
+        order[-2:] = order[-1], order[-2]
+    elif len(order) > 1:
+        first, second = call.arguments.get("dim0", 0), call.arguments.get("dim1", 1)
         order[first], order[second] = order[second], order[first]
-    channel = None if x.channel is None else order.index(x.channel)
-    return replace(x, axes=tuple(x.axes[k] for k in order), channel=channel)
+    return replace(x, axes=tuple(x.axes[k] for k in order))
 
 
-def _groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """Shortest runs of old axes (their numbers) and of new axes (their sizes) that hold the same values."""
-    numbers, sizes = list(range(len(old))), list(new)
-    groups: list[tuple[list[int], list[int]]] = []
-    while numbers and sizes:
-        run = ([numbers.pop(0)], [sizes.pop(0)])
-        while (left := math.prod(old[k] for k in run[0])) != (right := math.prod(run[1])):
-            run[left > right].append((numbers, sizes)[left > right].pop(0))
-        groups.append(run)
-    groups[-1][0].extend(numbers)  # axes of size 1 at the end
-    groups[-1][1].extend(sizes)
-    return groups
+def _moved(rank: int, source: list[int], destination: list[int]) -> list[int]:
+    to = {end % rank: start % rank for start, end in zip(source, destination, strict=True)}
+    rest = iter(axis for axis in range(rank) if axis not in to.values())
+    return [to[place] if place in to else next(rest) for place in range(rank)]
+
+
+def expand(call: Call) -> Value:
+    """aten.expand(self, size)."""
+    return replace(call["self"], axes=layout.expand(call["self"].axes, call.shape))
+
+
+def repeat(call: Call) -> Value:
+    """aten.repeat(self, repeats): all of an axis again behind itself."""
+    return _repeated(call["self"], call["repeats"], whole=True)
+
+
+def repeat_interleave(call: Call) -> Value:
+    """aten.repeat_interleave(self, repeats, dim): every place of an axis several times in a row."""
+    x, dim = call["self"], call["dim"]
+    if dim is None or not isinstance(call["repeats"], int):
+        raise call.unsupported("there is a rule for a number of repeats along one axis only")
+    return _repeated(x, [call["repeats"] if k == dim % len(x.axes) else 1 for k in range(len(x.axes))], whole=False)
+
+
+def _repeated(x: Value, repeats: list[int], whole: bool) -> Value:
+    rows = [()] * (len(repeats) - len(x.axes)) + list(x.axes)
+    again = [(Dim(REPEAT, 1, number),) if number > 1 else () for number in repeats]
+    return replace(x, axes=tuple(a + row if whole else row + a for a, row in zip(again, rows, strict=True)))
+
+
+class _Repeat(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.repeat(1, 1, 2) + x.repeat_interleave(2, 2)
 
 
 RULES = {
-    "aten.dropout": identity,
-    "aten.feature_dropout": identity,
-    "aten.alpha_dropout": identity,
-    "aten.contiguous": identity,
-    "aten.alias": identity,
-    "aten.detach": identity,
-    "aten.permute": permute,
-    "aten.transpose": permute,
-    "aten.flatten": reshape,
-    "aten.view": reshape,
-    "aten.reshape": reshape,
-    "aten.squeeze": reshape,
-    "aten.unsqueeze": reshape,
+    **dict.fromkeys(("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout"), identity),
+    **dict.fromkeys(
+        ("aten.contiguous", "aten.alias", "aten.detach", "aten.clone", "aten.to", "aten.type_as"), identity
+    ),
+    **dict.fromkeys(("aten._to_copy", "aten.lift_fresh_copy"), identity),
+    **dict.fromkeys(("aten.permute", "aten.transpose", "aten.movedim", "aten.t", "aten.mT"), permute),
+    **dict.fromkeys(("aten.flatten", "aten.unflatten", "aten.view", "aten.reshape", "aten._unsafe_view"), reshape),
+    **dict.fromkeys(("aten.squeeze", "aten.unsqueeze"), reshape),
+    "aten.expand": expand,
+    "aten.expand_as": expand,
+    "aten.repeat": repeat,
+    "aten.repeat_interleave": repeat_interleave,
 }
-OPERATIONS = {}
+OPERATIONS: dict[str, tuple[str, ...]] = {}
+LINKS = ("identity", "flatten")
 EXAMPLES = {
     "aten.dropout": ((4, 5), lambda: nn.Dropout(0.5)),
     "aten.feature_dropout": ((4, 5, 5), lambda: nn.Dropout2d(0.5)),
@@ -104,11 +105,25 @@ EXAMPLES = {
     "aten.contiguous": ((4, 5), lambda: lambda x: x.transpose(1, 2).contiguous().transpose(1, 2)),
     "aten.alias": ((4, 5), lambda: torch.ops.aten.alias),
     "aten.detach": ((4, 5), lambda: torch.detach),
+    "aten.clone": ((4, 5), lambda: torch.clone),
+    "aten.to": ((4, 5), lambda: lambda x: x.to(torch.float64)),
+    "aten.type_as": ((4, 5), lambda: lambda x: x.type_as(x)),
+    "aten._to_copy": ((4, 5), lambda: lambda x: torch.ops.aten._to_copy(x)),
+    "aten.lift_fresh_copy": ((4, 5), lambda: lambda x: torch.ops.aten.lift_fresh_copy(x)),
     "aten.permute": ((4, 3, 5), lambda: lambda x: x.permute(0, 2, 3, 1).flatten(1)),
     "aten.transpose": ((4, 5), lambda: lambda x: x.transpose(1, 2).flatten(1)),
+    "aten.movedim": ((4, 5, 3), lambda: lambda x: x.movedim(1, -1).flatten(1)),
+    "aten.t": ((4,), lambda: lambda x: x.t().t()),
+    "aten.mT": ((4, 5), lambda: lambda x: x.mT.flatten(1)),
     "aten.flatten": ((4, 5, 3), nn.Flatten),
+    "aten.unflatten": ((6, 4), lambda: lambda x: x.unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2).tanh()),
     "aten.view": ((4, 5, 3), lambda: lambda x: x.view(len(x), -1)),
     "aten.reshape": ((4, 6), lambda: lambda x: x.reshape(len(x), 4, 2, 3)),
+    "aten._unsafe_view": ((4, 6), lambda: lambda x: torch.ops.aten._unsafe_view(x, (len(x), 4, 2, 3))),
     "aten.squeeze": ((4, 1), lambda: lambda x: x.squeeze(-1)),
     "aten.unsqueeze": ((4, 5), lambda: lambda x: x.unsqueeze(1).squeeze(1)),
+    "aten.expand": ((4, 1), lambda: lambda x: x.expand(-1, -1, 3) + x),
+    "aten.expand_as": ((4, 1), lambda: lambda x: x.expand_as(x.tanh()).tanh()),
+    "aten.repeat": ((4, 3), _Repeat),
+    "aten.repeat_interleave": ((4, 3), _Repeat),
 }

@@ -1,0 +1,101 @@
+"""Means, sums and extremes over axes: over positions an operation, over channels links to the nodes that are left."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from metanet.arch.combine import combine
+from metanet.arch.record import Call, Example, Rule, Value
+
+KINDS = ("mean", "sum", "amax", "amin", "var", "std")
+
+
+def _rule(kind: str) -> Rule:
+    def reduce(call: Call) -> Value:
+        x, given = call.activation("self"), dict(call.arguments)
+        if kind in ("var", "std"):
+            over = _axes(x, given["dim"])
+            count = math.prod(x.shape[axis] for axis in over)
+            degrees = given["correction"] if "correction" in given else int(given["unbiased"])
+            return corrected(call, reduced(call, x, over, "var", given["keepdim"]), kind, count, degrees)
+        return reduced(call, x, _axes(x, given.get("dim")), kind, given.get("keepdim", False))
+
+    return reduce
+
+
+def norm(call: Call) -> Value:
+    """aten.linalg_vector_norm(self, ord, dim, keepdim) of order 2."""
+    if call["ord"] != 2:
+        raise call.unsupported(f"there is a rule for the norm of order 2 only, not {call['ord']}")
+    x = call.activation("self")
+    squares = call.operate(call.exclusive(x) if x.shared else x, "square")
+    return call.operate(reduced(call, squares, _axes(x, call["dim"]), "sum", call["keepdim"]), "sqrt")
+
+
+def corrected(call: Call, variance: Value, kind: str, count: int, degrees: int | float | None) -> Value:
+    """A variance over `count` numbers, divided by count - degrees instead, or its root."""
+    less = 1 if degrees is None else degrees
+    scaled = call.operate(variance, "mul", value=count / (count - less)) if less else variance
+    return call.operate(scaled, "sqrt") if kind == "std" else scaled
+
+
+def _axes(x: Value, dims: Sequence[int] | int | None) -> list[int]:
+    if isinstance(dims, int):
+        dims = [dims]
+    return sorted({dim % len(x.axes) for dim in dims or range(len(x.axes))})
+
+
+def reduced(call: Call, x: Value, over: Sequence[int], kind: str, keep: bool) -> Value:
+    """The value without the axes `over`, or with axes of size 1 in their place."""
+    if not any(x.carries(axis) for axis in range(len(x.axes))):  # a network input that nothing has decided on
+        call.decide(x, [])
+    nodes = [axis for axis in over if x.carries(axis)]
+    positions = [axis for axis in over if not x.carries(axis) and x.shape[axis] > 1]
+    if kind == "var" and nodes and positions:
+        raise call.unsupported("there is a rule for the variance over channels or over positions, not over both")
+    if positions:
+        x = _over_positions(call, x, positions, kind)
+    if nodes:
+        letters = "abcdefghijklmnop"[: len(x.axes)]
+        out = "".join(letter for axis, letter in enumerate(letters) if axis not in nodes)
+        left = combine(call, [kind], [x], [letters], out)
+        rows = iter(left.axes)
+        axes = tuple(() if axis in nodes else next(rows) for axis in range(len(x.axes)))
+        x = _with(left, axes)
+    if keep:
+        return x
+    return _with(x, tuple(row for axis, row in enumerate(x.axes) if axis not in over))
+
+
+def _over_positions(call: Call, x: Value, positions: Sequence[int], kind: str) -> Value:
+    """Every channel alike: the mean of all but the samples is global average pooling."""
+    x, ranks = call.ranked(x, positions)
+    long = [rank for rank, axis in enumerate(x.positions) if rank and x.sizes[axis] > 1]
+    if kind == "mean" and list(ranks) == long:
+        y = call.operate(x, "adaptive_avg_pool", output=(1,) * (len(x.positions) - 1))
+    else:
+        y = call.operate(x, kind, axes=ranks)
+    gone = {dim.axis for axis in positions for dim in y.axes[axis]}
+    sizes = tuple(1 if axis in gone else size for axis, size in enumerate(y.sizes))
+    axes = tuple(() if axis in positions else row for axis, row in enumerate(y.axes))
+    return _with(y, axes, sizes)
+
+
+def _with(x: Value, axes: tuple, sizes: tuple[int, ...] | None = None) -> Value:
+    return replace(x, axes=axes, sizes=x.sizes if sizes is None else sizes)
+
+
+RULES: dict[str, Rule] = {f"aten.{kind}": _rule(kind) for kind in KINDS} | {"aten.linalg_vector_norm": norm}
+OPERATIONS: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "sum", "amax", "amin", "var"), ("axes",))
+LINKS = ("mean", "amax", "amin", "var", "group")
+EXAMPLES: dict[str, Example] = {
+    "aten.mean": ((4, 3, 5), lambda: lambda x: x.mean((2, 3))),
+    "aten.sum": ((4, 3, 5), lambda: lambda x: x.sum(2) + x.sum((1, 2), keepdim=True)[:, 0]),
+    "aten.amax": ((4, 3, 5), lambda: lambda x: x.amax(2) * x.amax((1, 2))[:, None]),
+    "aten.amin": ((4, 3, 5), lambda: lambda x: x.amin(2) * x.amin(1)[:, :1]),
+    "aten.var": ((4, 5), lambda: lambda x: x.var(2) + x.var(1, correction=0, keepdim=True)[..., 0]),
+    "aten.std": ((4, 5), lambda: lambda x: x / x.std(1, keepdim=True)),
+    "aten.linalg_vector_norm": ((4, 5), lambda: lambda x: torch.nn.functional.normalize(x, dim=1)),
+}
