@@ -23,8 +23,9 @@ from torch import Tensor
 
 from metanet.arch.axes import Axis, Factor, axis, fixed, merge, renumber, select
 from metanet.arch.layout import REPEAT, Dim, Misaligned, refine, whole
-from metanet.arch.record import Call, SpaceDraft, Value, draft_of
+from metanet.arch.record import Call
 from metanet.arch.template import Operation
+from metanet.arch.value import SpaceDraft, Value, draft_of
 
 Sub = tuple[str, int]  # a letter, and the number of a part of it
 OUT = -1

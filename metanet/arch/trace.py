@@ -21,9 +21,10 @@ from metanet.arch import rules
 from metanet.arch.axes import factors_of, fixed, free
 from metanet.arch.certificate import certify, orbits
 from metanet.arch.layout import whole
-from metanet.arch.record import Call, Entry, Record, SpaceDraft, UnsupportedOperator, Value, draft_of
+from metanet.arch.record import Call, Record, UnsupportedOperator
 from metanet.arch.symmetry import from_axes
 from metanet.arch.template import Block, Link, Space, Template
+from metanet.arch.value import Entry, SpaceDraft, Value, draft_of
 
 __all__ = ["UnsupportedOperator", "trace"]
 
@@ -155,6 +156,7 @@ class _Walk:
         if not isinstance(several, list | tuple) or place >= len(several):  # type: ignore[operator]
             raise self._call(node).unsupported("there is no rule for what this part of the result is read for")
         one = several[place]  # type: ignore[index]
+        one = one() if callable(one) and not isinstance(one, Tensor) else one  # made where it is read
         shared = len(node.users) > 1 or len(node.args[0].users) > 1  # type: ignore[union-attr]
         self.values[node] = replace(one, shared=one.shared or shared) if isinstance(one, Value) else one
 

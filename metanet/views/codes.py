@@ -136,7 +136,7 @@ def link_codes(link: Link) -> Float32[Tensor, " codes"]:
     """BLOCK_COLUMNS of a link: how it walks through the positions, where they are put."""
     row = {}
     for name in ("layout", "places"):
-        value = link.attributes.get(name, "") if link.kind != "flatten" or name == "layout" else ""
+        value = "" if name == "places" and "taps" in link.attributes else link.attributes.get(name, "")
         row |= _attribute_codes(f"link {link.kind!r}", name, value)
     return _table([row], BLOCK_COLUMNS)[0]
 

@@ -147,10 +147,10 @@ def _ends(link: Link, template: Template) -> Int64[Tensor, "edges 2"]:
 
 
 def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _Edges:
-    """The edges of a link; those of "flatten" have a tap of 1 where the position lies."""
+    """The edges of a link; those of one with taps ("flatten") have a tap of 1 where their position lies."""
     ends = _ends(link, template)
     taps, within = torch.zeros(len(ends), GRID * GRID), torch.zeros(len(ends), 3)
-    if link.kind == "flatten":
+    if "taps" in link.attributes:
         grid = grid_of(link.attributes["taps"], f"link {number}")
         position = torch.tensor(link.attributes["places"])
         taps[torch.arange(len(ends)), slots(*grid)[position]] = 1.0

@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from metanet.arch.record import Call, Example, Rule, Value
+from metanet.arch.record import Call, Example, Rule
+from metanet.arch.value import Value
 
 PLAIN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("relu", "relu6", "selu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"), ()),

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from metanet.arch.combine import combine
 from metanet.arch.layout import REPEAT
-from metanet.arch.record import Call, Entry, Value, draft_of
+from metanet.arch.record import Call
+from metanet.arch.value import Entry, Value, draft_of
 
 ROLES = {"add": "shift", "mul": "scale"}  # of a parameter with one number per channel, or one for all
 

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from metanet.arch import layout
 from metanet.arch.combine import combine
-from metanet.arch.record import Call, Rule, Value, draft_of
+from metanet.arch.record import Call, Rule
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.rules.linear import matrices
 from metanet.arch.rules.normalisation import within
+from metanet.arch.value import Value, draft_of
 
 
 def _softmax(kind: str) -> Rule:

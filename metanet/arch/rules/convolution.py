@@ -8,8 +8,9 @@ import math
 from torch import nn
 
 from metanet.arch.axes import Axis, Factor, axis
-from metanet.arch.record import Call, Value
+from metanet.arch.record import Call
 from metanet.arch.template import Block
+from metanet.arch.value import Value
 
 LETTERS = "hwd"
 

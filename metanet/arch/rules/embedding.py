@@ -1,14 +1,17 @@
-"""Tables of vectors: a number that is read from the input, or fixed by the code, chooses the row."""
+"""Places chosen by number: rows of a table by words of the input, places of an axis by the code."""
 
+import hashlib
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from metanet.arch import layout
 from metanet.arch.axes import fixed
 from metanet.arch.layout import REPEAT, Dim
-from metanet.arch.record import Call, Value
+from metanet.arch.record import Call
 from metanet.arch.template import Block
+from metanet.arch.value import Value
 
 
 def embedding(call: Call) -> Value:
@@ -22,11 +25,11 @@ def embedding(call: Call) -> Value:
         raise call.unsupported("there is a rule for numbers of the input and a whole table only")
     rows, channels = weight.shape
     call.pin(call.axis(weight, 0))
-    chosen = call.write(fixed(rows), -1, (*ids.shape, rows))
-    call.link("one_hot", ids, chosen, sources=(0,) * rows, attributes={"layout": ids.layout(ids.axes)})
+    words = call.write(fixed(rows), -1, (*ids.shape, rows))
+    call.link("one_hot", ids, words, sources=(0,) * rows, attributes={"layout": ids.layout(ids.axes)})
     y = call.write(call.axis(weight, 1), -1)
     block = Block(weight.home.name, 0, 0, "linear", (channels, rows, 1), (), "i o -> o i 1")
-    call.block(block, chosen, y)
+    call.block(block, words, y)
     return y
 
 
@@ -37,10 +40,43 @@ def _rows(call: Call, weight: Value, indices: Tensor) -> Value:
         steps = indices.diff(dim=dim).reshape(-1)
         step = int(steps[0]) if size > 1 else 0
         if step < 0 or bool((steps != step).any()):
-            raise call.unsupported("there is a rule for evenly spaced rows of a table only")
+            return chosen(call, weight, 0, indices)
         axes.append(() if size == 1 else (Dim(0, step, size) if step else Dim(REPEAT, 1, size),))
     first = int(indices.reshape(-1)[0])
     return replace(weight, axes=(*axes, weight.axes[1]), starts=(first, *weight.starts[1:]))
+
+
+def chosen(call: Call, x: Value, dim: int, indices: Tensor) -> Value:
+    """The positions on an axis that the code chooses, [*indices] in its place."""
+    x = call.active(x)
+    call.decide(x, [axis for axis in range(len(x.sizes)) if axis not in {one.axis for one in x.axes[dim]}])
+    if x.carries(dim):
+        raise call.unsupported("there is a rule for choosing positions only, not channels")
+    x = call.settled(x)
+    home = x.positions.index(dim)
+    table = hashlib.sha256(indices.to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
+    y = call.operate(x, "gather", axes=(home,), table=table)
+    sizes = (*y.sizes[:dim], indices.numel(), *y.sizes[dim + 1 :])
+    axes = layout.whole(sizes)
+    split = layout.reshape((axes[dim],), indices.shape)
+    return replace(y, sizes=sizes, axes=(*axes[:dim], *split, *axes[dim + 1 :]))
+
+
+def index(call: Call) -> Value:
+    """aten.index(self, indices): places of one axis that the code chooses."""
+    given = [(dim, one) for dim, one in enumerate(call["indices"]) if one is not None]
+    if len(given) != 1 or not isinstance(given[0][1], Tensor):
+        raise call.unsupported("there is a rule for one axis whose places the code chooses only")
+    dim, places = given[0]
+    places = places.nonzero()[:, 0] if places.dtype == torch.bool else places
+    return chosen(call, call["self"], dim, places)
+
+
+def index_select(call: Call) -> Value:
+    """aten.index_select(self, dim, index)."""
+    if not isinstance(call["index"], Tensor):
+        raise call.unsupported("there is a rule for places that the code chooses only")
+    return chosen(call, call["self"], call["dim"] % len(call["self"].axes), call["index"])
 
 
 class _Words(nn.Module):
@@ -55,7 +91,11 @@ class _Words(nn.Module):
         return x + self.head(self.table(places)).mT
 
 
-RULES = {"aten.embedding": embedding}
-OPERATIONS: dict[str, tuple[str, ...]] = {}
+RULES = {"aten.embedding": embedding, "aten.index": index, "aten.index_select": index_select}
+OPERATIONS = {"gather": ("axes", "table")}
 LINKS = ("one_hot",)
-EXAMPLES = {"aten.embedding": ((4, 5), _Words)}
+EXAMPLES = {
+    "aten.embedding": ((4, 5), _Words),
+    "aten.index": ((4, 5), lambda: lambda x: x[:, :, torch.tensor([4, 0, 1])]),
+    "aten.index_select": ((4, 5), lambda: lambda x: x.index_select(2, torch.tensor([4, 0, 1]))),
+}

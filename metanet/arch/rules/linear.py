@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from metanet.arch.combine import combine
 from metanet.arch.layout import REPEAT, Dim, Misaligned, extent, refine, row_major
-from metanet.arch.record import Call, Entry, Value, draft_of, grid
+from metanet.arch.record import Call
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.template import Block
+from metanet.arch.value import Entry, Value, draft_of, grid
 
 
 def linear(call: Call) -> Value:

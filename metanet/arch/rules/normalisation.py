@@ -8,7 +8,8 @@ from torch import nn
 
 from metanet.arch import layout
 from metanet.arch.combine import combine
-from metanet.arch.record import Call, Value
+from metanet.arch.record import Call
+from metanet.arch.value import Value
 
 AFFINE = {"weight": "scale", "bias": "shift"}
 STATISTICS = {"running_mean": "mean", "running_var": "variance"}

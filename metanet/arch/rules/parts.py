@@ -11,8 +11,9 @@ from metanet.arch import layout
 from metanet.arch.axes import Axis, concatenate, fixed, free, renumber
 from metanet.arch.combine import constant
 from metanet.arch.layout import Dim, Misaligned
-from metanet.arch.record import Call, Value, draft_of
+from metanet.arch.record import Call
 from metanet.arch.rules.arithmetic import join
+from metanet.arch.value import Value, draft_of
 
 
 def split(call: Call) -> list[Value]:
@@ -97,14 +98,14 @@ def glu(call: Call) -> Value:
 
 def cat(call: Call) -> Value:
     """aten.cat(tensors, dim): a new space, linked from the parts."""
-    return _joined(call, call["tensors"], call["dim"])
+    return cat_of(call, call["tensors"], call["dim"])
 
 
 def stack(call: Call) -> Value:
     """aten.stack(tensors, dim): along a new axis."""
     rank = len(call.shape)
     dim = call["dim"] % rank
-    return _joined(
+    return cat_of(
         call,
         [
             one.unsqueeze(dim) if isinstance(one, Tensor) else replace(one, axes=(*one.axes[:dim], (), *one.axes[dim:]))
@@ -114,8 +115,11 @@ def stack(call: Call) -> Value:
     )
 
 
-def _joined(call: Call, tensors: Sequence[Value | Tensor], dim: int) -> Value:
-    dim %= len(call.shape)
+def cat_of(call: Call, tensors: Sequence[Value | Tensor], dim: int) -> Value:
+    """The values behind each other along `dim`: the nodes of all, or the positions of all."""
+    dim %= len(tensors[0].shape)
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(one.shape[dim] for one in tensors if 0 not in one.shape)
     parts = [call.active(one) if isinstance(one, Value) else one for one in tensors if 0 not in one.shape]
     known = [one for one in parts if isinstance(one, Value) and draft_of(one).undecided is None]
     carrying = sorted({k for one in known for k in range(len(one.axes)) if one.carries(k)})
@@ -129,7 +133,8 @@ def _joined(call: Call, tensors: Sequence[Value | Tensor], dim: int) -> Value:
     for one in values:
         if any(not one.carries(k) and one.shape[k] > 1 for k in carrying if k != dim):
             raise call.unsupported("channels of one part stand where another has positions")
-    return _nodes_joined(call, parts, values, dim, carrying) if dim in carrying else _stacked(call, parts, values, dim)
+    join = _nodes_joined if dim in carrying else _stacked
+    return join(call, shape, parts, values, dim, carrying)
 
 
 def _apart(call: Call, one: Value | Tensor, dim: int) -> Value | Tensor:
@@ -144,10 +149,15 @@ def _guessed(one: Value, dim: int) -> list[int]:
 
 
 def _nodes_joined(
-    call: Call, parts: Sequence[Value | Tensor], values: Sequence[Value], dim: int, carrying: Sequence[int]
+    call: Call,
+    shape: Sequence[int],
+    parts: Sequence[Value | Tensor],
+    values: Sequence[Value],
+    dim: int,
+    carrying: Sequence[int],
 ) -> Value:
     """Channels behind each other: the nodes of all parts. A constant part has nodes that nothing is linked to."""
-    sizes = [call.shape[k] for k in carrying]
+    sizes = [shape[k] for k in carrying]
     place = np.arange(int(np.prod(sizes))).reshape(sizes)
     along, start, known = carrying.index(dim), 0, iter(values)
     pieces: list[tuple[Value, np.ndarray]] = []
@@ -159,7 +169,7 @@ def _nodes_joined(
         types.append(_type(one, where))
         pieces.append((constant(call, one) if isinstance(one, Tensor) else one, where.reshape(-1)))
     joined = call.written(
-        renumber(concatenate(types), np.concatenate([where for _, where in pieces])), call.shape, tuple(carrying)
+        renumber(concatenate(types), np.concatenate([where for _, where in pieces])), shape, tuple(carrying)
     )
     for one, where in pieces:
         nodes = _numbers(one, carrying) if one.nodes else np.zeros(len(where), dtype=np.int64)
@@ -183,18 +193,24 @@ def _targets(where: np.ndarray, size: int) -> tuple[int, ...]:
     return () if len(where) == size and (where == np.arange(size)).all() else tuple(where.tolist())
 
 
-def _stacked(call: Call, parts: Sequence[Value | Tensor], values: Sequence[Value], dim: int) -> Value:
+def _stacked(
+    call: Call,
+    shape: Sequence[int],
+    parts: Sequence[Value | Tensor],
+    values: Sequence[Value],
+    dim: int,
+    carrying: Sequence[int],
+) -> Value:
     """Positions behind each other: the same nodes, each of which reads those of every part."""
     for one in values[1:]:
         call.equate(draft_of(values[0]).type, draft_of(one).type)
-    nodes = tuple(k for k in range(len(call.shape)) if any(one.carries(k) for one in values))
     known = iter(values)
     sources = [constant(call, part) if isinstance(part, Tensor) else next(known) for part in parts]
-    joined, start = call.written(draft_of(values[0]).type, call.shape, nodes), 0
+    joined, start = call.written(draft_of(values[0]).type, shape, tuple(carrying)), 0
     for part, one in zip(parts, sources, strict=True):
         size = part.shape[dim]
         zeros = np.zeros(draft_of(joined).type.size, dtype=np.int64) if isinstance(part, Tensor) else None
-        if isinstance(part, Tensor) and one.shape and any(one.shape[k] > 1 for k in nodes if k < len(one.shape)):
+        if isinstance(part, Tensor) and one.shape and any(one.shape[k] > 1 for k in carrying if k < len(one.shape)):
             call.pin(draft_of(joined).type)
         call.link("stack", one, joined, nodes=zeros, attributes={"places": f"{dim}:{start}:{size}"})
         start += size

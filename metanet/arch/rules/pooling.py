@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from metanet.arch.record import Call, Rule, Value
+from metanet.arch.record import Call, Rule
+from metanet.arch.value import Value
 
 WINDOW = ("kernel", "stride", "padding")
 OPERATIONS = {

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from metanet.arch.combine import combine
-from metanet.arch.record import Call, Example, Rule, Value
+from metanet.arch.record import Call, Example, Rule
+from metanet.arch.value import Value
 
 KINDS = ("mean", "sum", "amax", "amin", "var", "std")
 

@@ -1,15 +1,22 @@
-"""Operators that change the size of the grid and treat every channel alike: pads and upsampling."""
+"""Operators that change the grid and treat every channel alike: pads, upsampling, rolls, pixel shuffles."""
 
+from typing import Any
+
+import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metanet.arch.record import Call, Example, Rule, Value
+from metanet.arch.axes import Factor, axis, fixed, merge
+from metanet.arch.record import Call, Example, Rule
+from metanet.arch.rules.parts import cat_of
+from metanet.arch.value import Value, draft_of
 
 PADS = {"constant": "pad", "reflect": "pad_reflect", "replicate": "pad_replicate", "circular": "pad_circular"}
 OPERATIONS = {
     "pad": ("before", "after", "value"),
     **dict.fromkeys(("pad_reflect", "pad_replicate", "pad_circular"), ("before", "after")),
     **dict.fromkeys(("upsample_nearest", "upsample_nearest_exact"), ("output", "factor")),
+    "roll": ("axes", "shifts"),
     **dict.fromkeys(("upsample_linear", "upsample_cubic"), ("output", "factor", "align_corners")),
 }
 
@@ -17,16 +24,68 @@ OPERATIONS = {
 def pad(call: Call) -> Value:
     """aten.pad(self, pad, mode, value): rows and columns before and after each axis, the last axis first."""
     x, sides = call.activation("self"), list(call["pad"])
-    call.channels(x, 1)
+    sides += [0] * (2 * len(x.axes) - len(sides))
+    ends = list(zip(sides[::2], sides[1::2], strict=True))[::-1]  # per axis
+    if not any(sides):
+        return x
+    if draft_of(x).undecided is not None:
+        call.channels(x, 1)
+    places = [place for place, end in enumerate(ends) if any(end)]
+    if len(places) == 1 and x.carries(places[0]) and call["mode"] == "constant":
+        return _channels(call, x, places[0], ends[places[0]])
     x = call.settled(x)
-    rank = len(x.axes) - 2
-    sides += [0] * (2 * rank - len(sides))
-    if any(sides[2 * rank :]):
-        raise call.unsupported(f"it pads more than the {rank} axes behind the channels")
-    before, after = (tuple(sides[side : 2 * rank : 2][::-1]) for side in (0, 1))
+    samples, *grid = x.positions
+    if any(place not in grid for place in places):
+        raise call.unsupported(f"it pads axis {samples}, or channels together with positions")
+    before, after = (tuple(ends[place][side] for place in grid) for side in (0, 1))
     numbers = {"value": float(call["value"] or 0)} if call["mode"] == "constant" else {}
     padded = call.operate(x, PADS[call["mode"]], before=before, after=after, **numbers)
     return call.resized(padded)
+
+
+def _channels(call: Call, x: Value, dim: int, ends: tuple[int, int]) -> Value:
+    """Channels that always have one value, before and behind those of x."""
+    if min(ends) < 0:
+        raise call.unsupported("it takes channels away")
+    shapes = [[*x.shape[:dim], size, *x.shape[dim + 1 :]] for size in ends]
+    first, last = (torch.full(shape, float(call["value"] or 0)) for shape in shapes)
+    return cat_of(call, [first, x, last], dim)
+
+
+def pixel_shuffle(call: Call) -> Value:
+    """aten.pixel_shuffle(self, upscale_factor): channels (c r r) become the pixels of r x r squares."""
+    x, side = call.activation("self"), call["upscale_factor"]
+    channels, count = Factor(x.shape[1] // side**2), x.shape[1]
+    call.equate(call.channels(x, 1), axis(channels, Factor(side**2, fixed=True)))
+    x = call.ordered(x)
+    y = call.write(axis(channels), 1)
+    _squares(call, "pixel_shuffle", x, y, side, targets=tuple(node // side**2 for node in range(count)))
+    return y
+
+
+def pixel_unshuffle(call: Call) -> Value:
+    """aten.pixel_unshuffle(self, downscale_factor): the pixels of r x r squares become channels (c r r)."""
+    x, side = call.activation("self"), call["downscale_factor"]
+    type_ = merge([call.channels(x, 1), fixed(side**2)])
+    x = call.ordered(x)
+    y = call.write(type_, 1)
+    _squares(call, "pixel_unshuffle", x, y, side, sources=tuple(node // side**2 for node in range(y.shape[1])))
+    return y
+
+
+def _squares(call: Call, kind: str, x: Value, y: Value, side: int, **ends: Any) -> None:
+    places = tuple(node % side**2 for node in range(max(x.shape[1], y.shape[1])))
+    text = x.layout([row for k, row in enumerate(x.axes) if k != 1])
+    call.link(kind, x, y, attributes={"taps": (side, side), "places": places, "layout": text}, **ends)
+
+
+def roll(call: Call) -> Value:
+    """aten.roll(self, shifts, dims) of positions."""
+    x = call.activation("self")
+    if not call["dims"] or any(x.carries(dim) for dim in call["dims"]):
+        raise call.unsupported("there is a rule for positions only, not for channels")
+    x, ranks = call.ranked(x, call["dims"])
+    return call.operate(x, "roll", axes=ranks, shifts=tuple(call["shifts"]))
 
 
 def _upsample(kind: str) -> Rule:
@@ -43,9 +102,12 @@ def _upsample(kind: str) -> Rule:
     return upsample
 
 
-LINKS = ()
+LINKS = ("pixel_shuffle", "pixel_unshuffle")
 RULES: dict[str, Rule] = {
     "aten.pad": pad,
+    "aten.pixel_shuffle": pixel_shuffle,
+    "aten.pixel_unshuffle": pixel_unshuffle,
+    "aten.roll": roll,
     **{f"aten.upsample_nearest{n}d": _upsample("upsample_nearest") for n in (1, 2, 3)},
     **{f"aten._upsample_nearest_exact{n}d": _upsample("upsample_nearest_exact") for n in (1, 2, 3)},
     "aten.upsample_linear1d": _upsample("upsample_linear"),
@@ -55,6 +117,9 @@ RULES: dict[str, Rule] = {
 }
 _GRIDS = {1: (3, 4), 2: (3, 4, 5), 3: (3, 2, 3, 2)}
 EXAMPLES: dict[str, Example] = {
+    "aten.pixel_shuffle": ((8, 2, 3), lambda: nn.PixelShuffle(2)),
+    "aten.pixel_unshuffle": ((3, 4, 2), lambda: nn.PixelUnshuffle(2)),
+    "aten.roll": ((3, 4, 5), lambda: lambda x: x.roll((1, 2), (2, 3))),
     "aten.pad": ((3, 4, 5), lambda: lambda x: F.pad(F.pad(x, (1, 2), value=0.5), (1, 0, 0, 1), mode="reflect")),
     **{f"aten.upsample_nearest{n}d": (_GRIDS[n], lambda: nn.Upsample(scale_factor=2)) for n in (1, 2, 3)},
     **{

@@ -7,7 +7,8 @@ from torch import nn
 
 from metanet.arch import layout
 from metanet.arch.layout import REPEAT, Dim, Misaligned
-from metanet.arch.record import Call, Value
+from metanet.arch.record import Call
+from metanet.arch.value import Value
 
 
 def identity(call: Call) -> Value:
@@ -53,6 +54,13 @@ def _moved(rank: int, source: list[int], destination: list[int]) -> list[int]:
     return [to[place] if place in to else next(rest) for place in range(rank)]
 
 
+def channel_shuffle(call: Call) -> Value:
+    """aten.channel_shuffle(self, groups): channels (g c) in the order (c g)."""
+    x, groups = call.activation("self"), call["groups"]
+    axes = layout.reshape(x.axes, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    return replace(x, axes=(axes[0], axes[2] + axes[1], *axes[3:]))
+
+
 def expand(call: Call) -> Value:
     """aten.expand(self, size)."""
     return replace(call["self"], axes=layout.expand(call["self"].axes, call.shape))
@@ -91,6 +99,8 @@ RULES = {
     **dict.fromkeys(("aten.permute", "aten.transpose", "aten.movedim", "aten.t", "aten.mT"), permute),
     **dict.fromkeys(("aten.flatten", "aten.unflatten", "aten.view", "aten.reshape", "aten._unsafe_view"), reshape),
     **dict.fromkeys(("aten.squeeze", "aten.unsqueeze"), reshape),
+    "aten.channel_shuffle": channel_shuffle,
+    "aten.native_channel_shuffle": channel_shuffle,
     "aten.expand": expand,
     "aten.expand_as": expand,
     "aten.repeat": repeat,
@@ -122,6 +132,8 @@ EXAMPLES = {
     "aten._unsafe_view": ((4, 6), lambda: lambda x: torch.ops.aten._unsafe_view(x, (len(x), 4, 2, 3))),
     "aten.squeeze": ((4, 1), lambda: lambda x: x.squeeze(-1)),
     "aten.unsqueeze": ((4, 5), lambda: lambda x: x.unsqueeze(1).squeeze(1)),
+    "aten.channel_shuffle": ((6, 4, 3), lambda: nn.ChannelShuffle(2)),
+    "aten.native_channel_shuffle": ((6, 4, 3), lambda: lambda x: torch.ops.aten.native_channel_shuffle(x, 3)),
     "aten.expand": ((4, 1), lambda: lambda x: x.expand(-1, -1, 3) + x),
     "aten.expand_as": ((4, 1), lambda: lambda x: x.expand_as(x.tanh()).tanh()),
     "aten.repeat": ((4, 3), _Repeat),
