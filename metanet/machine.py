@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -25,7 +26,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, torch's CPU allocator or CUDA's found too little memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def memory_kills() -> int:

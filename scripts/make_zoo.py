@@ -26,7 +26,7 @@ class Options:
     out: str | None = field(default=None, metadata={"help": "the zoo's folder (zoos/<name of the spec>)"})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda or cuda:<number>"})
     processes: int | None = field(default=None, metadata={"help": "workers on the CPU (one per core)"})
-    executor: str = field(default="local", metadata={"help": "where groups are trained"})
+    executor: str = field(default="local", metadata={"help": "local, or ray for a cluster (docs/cluster.md)"})
     plan: bool = field(default=False, metadata={"help": "print the plan and train nothing"})
     images: list[str] | None = field(default=None, metadata={"help": "those of the spec's image sets (all)"})
     override: dict[str, Any] = field(default_factory=dict, metadata={"help": "fields of the spec: override.seed=1"})

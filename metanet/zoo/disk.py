@@ -190,7 +190,8 @@ def one_writer(folder: Path) -> Iterator[None]:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     with open(descriptor, "r+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with _named(lock, "lock the folder"):  # on some network file systems nobody can
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = file.read().strip() or "unknown host and process"
             raise LockedError(

@@ -6,6 +6,7 @@ import runpy
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def exit_code(act: Callable[[], None]) -> int:
 
 def in_child(act: Callable[[], None]) -> int:
     """The exit code of a process that does `act` and ends, without any of the handlers and fixtures of this one."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the threads that libraries have started: they are idle
+        child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 70

@@ -74,3 +74,15 @@ def test_of_two_workers_at_once_the_second_finds_what_the_first_put(tmp_path, mo
     with pytest.raises(ValueError, match="holds other bytes"):
         disk.put_if_absent(path, b"second")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(disk.fcntl, "flock", flock)
+    with (
+        pytest.raises(OSError, match=r"cannot lock the folder \(No locks available\).*\.lock"),
+        disk.one_writer(tmp_path),
+    ):
+        pass

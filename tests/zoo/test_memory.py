@@ -34,7 +34,7 @@ def without_memory(monkeypatch, most: int, error: Exception) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: not enough")],
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory")],
 )
 def test_a_group_that_is_too_large_is_halved_and_a_resume_honours_it(tmp_path, tiny_spec, monkeypatch, capsys, error):
     spec, out = check_spec(tiny_spec, "here"), tmp_path / "tiny"
@@ -60,6 +60,14 @@ def test_a_single_net_that_is_too_large_is_named(tmp_path, tiny_spec, monkeypatc
     without_memory(monkeypatch, 0, MemoryError())
     with pytest.raises(OSError, match=r"group .*: net \d+ alone \(.* parameters, .* needs more memory than there is"):
         make_zoo(check_spec(tiny_spec, "here"), tmp_path / "tiny", processes=1)
+
+
+def test_every_kind_of_lacking_memory_is_known():
+    for error in (MemoryError(), torch.OutOfMemoryError(), RuntimeError("CUDA error: out of memory\nCUDA kernel")):
+        assert machine.is_out_of_memory(error)
+    for other in (RuntimeError("CUDA error: an illegal memory access was encountered"), ValueError("out of memory")):
+        assert not machine.is_out_of_memory(other)
+    assert machine.memory_kills() >= 0
 
 
 def test_another_runtime_error_is_no_lack_of_memory(tmp_path, tiny_spec, monkeypatch):

@@ -49,11 +49,12 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
         ray.init(log_to_driver=False, include_dashboard=False)
     try:
         _tell(ray, work)
-        resources = {"num_cpus": 1} if work.device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
+        device = work.device.split(":")[0]  # Ray says which of a machine's
+        resources = {"num_cpus": 1} if device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
         # Ray's own retries of a task that needs too much memory have no end, so it gets none
         task = ray.remote(**resources, max_retries=0)(_train)
         data = str(images.root_folder().resolve())
-        common = (str(work.zoo.resolve()), work.device, data, layout.versions())
+        common = (str(work.zoo.resolve()), device, data, layout.versions())
         pending, deaths = deque(groups), Counter[str]()
         running: dict[Any, Group] = {}
         while pending or running:
