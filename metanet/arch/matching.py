@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metanet.arch.assignment import Search, Tables, closest
 from metanet.arch.symmetry import StateDict, Symmetry
@@ -28,16 +28,6 @@ Batches = Sequence[tuple[Tensor, Tensor]]  # (inputs, what the loss compares the
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _STATISTICS = ("mean", "variance")  # of norms: they follow from weights and data, and their size says nothing
-
-# What computes channels from a weight: the axis of the weight that holds them, and the one of the output.
-_CHANNELS: dict[Callable[..., Tensor], tuple[int, int]] = {
-    F.linear: (0, -1),
-    F.bilinear: (0, -1),
-    F.embedding: (1, -1),
-    torch.conv1d: (0, 1),
-    torch.conv2d: (0, 1),
-    torch.conv3d: (0, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -87,12 +77,12 @@ def match_activations(
 ) -> Alignment:
     """The copy of `b` whose channels respond to data most like those of `a`, in least squares (section 3.1).
 
-    Channels are compared where a linear layer, convolution or embedding writes them, before norm and activation, over
-    all batches of `inputs` and all positions.
+    Channels are compared where a matrix product, convolution or embedding writes them, before norm and activation,
+    over all batches of `inputs` and all positions.
 
     Raises:
         ValueError: a state_dict that is not of the template, no input, responses that are not finite, or a factor
-            whose channels none of these layers writes.
+            whose channels none of these operators writes.
     """
     for state in (a, b):
         _learned(template, state)
@@ -102,7 +92,7 @@ def match_activations(
     seen = {f for parts, _ in axes.values() for part in parts for f in part.factors}
     for factor in symmetry.permutations.keys() - seen:
         acts = ", ".join(f"{name} (axis {axis})" for name, axis in symmetry.tensors(factor))
-        raise ValueError(f"no linear layer, convolution or embedding writes the channels of {acts}; match by weights")
+        raise ValueError(f"no matrix product, convolution or embedding writes the channels of {acts}; match by weights")
     products = {name: product for (name, _), product in responses.items() if name in axes}
     ones = {name: torch.eye(len(matrix), dtype=torch.float64) for name, matrix in products.items()}
     return Alignment(symmetry, closest(replace(symmetry, axes=axes), products, ones))
@@ -211,24 +201,63 @@ def _products(
 
 
 def _responses(net: nn.Module, state: StateDict, batch: Tensor) -> dict[tuple[str, int], Float[Tensor, "channels _"]]:
-    """What each layer writes for a batch, before norm and activation."""
-    parameters = {name: value.detach() for name, value in state.items()}
-    found: dict[tuple[str, int], Tensor] = {}
-    names = {id(value): name for name, value in parameters.items()}
+    """What each layer writes for a batch, before norm and activation: (weight, its axis of channels) -> responses."""
+    copies = {name: value.detach().clone() for name, value in state.items()}  # so that each has memory of its own
+    listener = _Listener({value.untyped_storage().data_ptr(): (name, value) for name, value in copies.items()})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it computes a whole transformer layer in one operator
+    try:
+        with torch.no_grad(), listener:
+            functional_call(net, copies, (batch,))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return listener.heard
 
-    class Listener(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **(kwargs or {}))
-            for given in (*args, *(kwargs or {}).values()) if func in _CHANNELS else ():
-                if id(given) in names:
-                    weight_axis, axis = _CHANNELS[func]
-                    if given.ndim > 1:
-                        found[names[id(given)], weight_axis] = out.movedim(axis, 0).flatten(1).double().cpu()
-            return out
 
-    with torch.no_grad(), Listener():
-        functional_call(net, parameters, (batch,))
-    return found
+class _Listener(TorchDispatchMode):
+    """Keeps the outputs of the operators that compute channels from a whole weight."""
+
+    def __init__(self, weights: Mapping[int, tuple[str, Tensor]]):
+        super().__init__()
+        self.weights = weights  # address of its memory -> name, values
+        self.heard: dict[tuple[str, int], Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        place = _WEIGHTS.get(func.overloadpacket)
+        if place is not None and (known := self.weights.get(args[place].untyped_storage().data_ptr())) is not None:
+            axes = _channels(func.overloadpacket, args, known[1])
+            if axes is not None:
+                self.heard[known[0], axes[0]] = out.movedim(axes[1], 0).flatten(1).double().cpu()
+        return out
+
+
+# operator -> place of the weight among its arguments
+_WEIGHTS = {
+    torch.ops.aten.addmm: 2,
+    torch.ops.aten.mm: 1,
+    torch.ops.aten.bmm: 1,
+    torch.ops.aten.convolution: 1,
+    torch.ops.aten.embedding: 0,
+}
+
+
+def _channels(operator: Any, args: Sequence[Any], weight: Tensor) -> tuple[int, int] | None:
+    """The axis of the weight that holds the channels, and the one of the output; None if it is not clear."""
+    if operator is torch.ops.aten.embedding:
+        return 1, -1
+    if operator is torch.ops.aten.convolution:
+        transposed, groups = args[6], args[8]
+        return None if transposed and groups > 1 else (int(transposed), 1)
+    used = args[_WEIGHTS[operator]]
+    if operator is torch.ops.aten.bmm:  # one weight for the whole batch
+        if used.stride(0) != 0:
+            return None
+        used = used[0]
+    for axis, whole in ((0, weight.mT), (1, weight)) if weight.ndim == 2 else ():
+        if used.shape == whole.shape and used.stride() == whole.stride():
+            return axis, -1
+    return None
 
 
 def _with_batch_statistics(module: nn.Module) -> nn.Module:

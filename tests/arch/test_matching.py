@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import metanet
-from metanet.arch.matching import distance, match
+from metanet.arch.matching import _responses, distance, match
 from metanet.arch.template import Template
 
 
@@ -183,15 +183,47 @@ def test_what_cannot_be_matched_is_refused_by_name():
         match(template, broken, state, "activations", module=net, inputs=[inputs("cnn")])
 
 
+class Products(nn.Module):
+    """Weights that are used in other ways than nn.Linear's."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4, 4))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(torch.tanh(x @ self.first.T) @ self.second))
+
+
+def test_activations_of_plain_products_are_heard_on_the_axis_that_they_write():
+    net, image = Products().double(), torch.randn(32, 3, dtype=torch.float64)
+    state = drawn(net, 0)
+    heard = _responses(net, state, image)
+    torch.testing.assert_close(heard["first", 0], (image @ state["first"].T).T)
+    torch.testing.assert_close(heard["second", 1], (torch.tanh(image @ state["first"].T) @ state["second"]).T)
+    assert heard.keys() == {("first", 0), ("second", 1), ("head.weight", 0)}
+
+
+def test_a_transformer_layer_is_heard_projection_by_projection():
+    layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, dropout=0.0).double().eval()
+    sequence = torch.randn(3, 5, 6, dtype=torch.float64)
+    heard = _responses(layer, layer.state_dict(), sequence)
+    attention = layer.self_attn
+    whole = sequence @ attention.in_proj_weight.T + attention.in_proj_bias
+    assert heard["self_attn.in_proj_weight", 0].shape == (18, 15)
+    torch.testing.assert_close(heard["self_attn.in_proj_weight", 0].sum(1), whole.flatten(0, 1).sum(0))
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 class ByHand(nn.Module):
-    """Its first layer is a plain product, which no layer of torch computes."""
+    """Its first layer is a sum of products, which no operator of a layer computes."""
 
     def __init__(self):
         super().__init__()
         self.first, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(x @ self.first.weight.T + self.first.bias))
+        return self.head(torch.tanh((x[:, None] * self.first.weight).sum(-1) + self.first.bias))
 
 
 def test_activations_that_cannot_be_heard_are_refused():
