@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable
 
@@ -41,6 +42,16 @@ def memory_kills() -> int:
 def num_cores() -> int:
     """Those that this process may use; macOS does not say, and gives all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_bytes(device: str = "cpu") -> int:
+    """The most memory that this process has held so far: on a GPU that of its tensors there."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    if platform.system() == "Linux":  # ru_maxrss also counts the process that started this one
+        with open("/proc/self/status") as file:
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def describe(device: str = "cpu") -> str:

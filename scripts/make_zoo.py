@@ -16,7 +16,8 @@ from omegaconf import MISSING
 
 from metanet import commandline, machine
 from metanet.zoo import plan, sizes
-from metanet.zoo.make import make_zoo
+from metanet.zoo.estimate import estimate
+from metanet.zoo.make import check_options, make_zoo
 from metanet.zoo.spec import load_spec
 
 
@@ -27,7 +28,7 @@ class Options:
     device: str = field(default="cpu", metadata={"help": "cpu, cuda or cuda:<number>"})
     processes: int | None = field(default=None, metadata={"help": "workers on the CPU (one per core)"})
     executor: str = field(default="local", metadata={"help": "local, or ray for a cluster (docs/cluster.md)"})
-    plan: bool = field(default=False, metadata={"help": "print the plan and train nothing"})
+    plan: bool = field(default=False, metadata={"help": "print what it will take, and stop"})
     images: list[str] | None = field(default=None, metadata={"help": "those of the spec's image sets (all)"})
     override: dict[str, Any] = field(default_factory=dict, metadata={"help": "fields of the spec: override.seed=1"})
 
@@ -38,7 +39,10 @@ def main(options: Options) -> None:
         spec = spec.restricted(options.images)
     out = options.out or f"zoos/{spec.name}"
     if options.plan:
-        print(sizes.summary(plan.plan(spec.nets(), plan.STACK.get(options.device.split(":")[0], 1))))
+        check_options(options.device, options.processes, options.executor)
+        groups = plan.plan(spec.nets(), plan.STACK[options.device.split(":")[0]])
+        print(sizes.summary(groups))
+        print(estimate(spec, groups, options.device, options.processes))
         return
     machine.tune_allocator()
     zoo = make_zoo(spec, out, options.device, options.processes, options.executor)

@@ -6,6 +6,7 @@
     tasks.py                    what nets are trained to do
     hyperparameters.py          what else they draw; initialisations.py and schedules.py are among it
     plan.py, sizes.py           which nets are trained together, and what that takes
+    estimate.py                 how long it will take here
     fit.py                      one group trained as one program; its feed.py or pixel_feed.py, stack.py, optimisers.py
     work.py                     one group from what the disk holds to all its snapshots
     executors/                  where groups are trained

@@ -36,12 +36,7 @@ def make_zoo(
         OSError: disk full, no permission, or a single net that needs more memory than there is.
     """
     out = Path(out)
-    execute = executors.find(executor)
-    if processes is not None and processes < 1:
-        raise ValueError(f"processes={processes}: expected at least 1")
-    if device.split(":")[0] not in plan.STACK:
-        raise ValueError(f"device={device}: expected {' or '.join(plan.STACK)}")
-    execute.check(device)
+    check_options(device, processes, executor)
     recorded = _recorded(spec, out, device)
     if recorded and layout.is_complete(out, layout.read_record(out)):
         disk.sync_folder(out)  # a kill may have come after the manifest's rename
@@ -59,11 +54,21 @@ def make_zoo(
         disk.make_folder(out / "manifest")
         disk.sync_folders(out)
         _remove_leftovers(out)
-        _train(Work(spec, out, device), groups, processes, execute)
+        _train(Work(spec, out, device), groups, processes, executors.find(executor))
         _remove_leftovers(out)
         paths = [layout.fragment_path(out, *snapshot) for snapshot in layout.snapshots(layout.read_record(out))]
         disk.write_atomically(out / layout.MANIFEST, manifest.merge({path.name: path.read_bytes() for path in paths}))
     return open_zoo(out)
+
+
+def check_options(device: str, processes: int | None, executor: str) -> None:
+    """ValueError for a device, a number of workers or an executor that cannot be had here."""
+    execute = executors.find(executor)
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes={processes}: expected at least 1")
+    if device.split(":")[0] not in plan.STACK:
+        raise ValueError(f"device={device}: expected {' or '.join(plan.STACK)}")
+    execute.check(device)
 
 
 def _train(work: Work, groups: list[Group], processes: int | None, execute: ModuleType) -> None:

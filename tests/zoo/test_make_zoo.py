@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 from typing import Any
 
@@ -85,11 +86,13 @@ def test_wrong_arguments_write_nothing(tmp_path, tiny_spec, monkeypatch):
 
 def test_the_plan_is_printed_and_nothing_is_made(spec_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_script(monkeypatch, f"spec={spec_file}", "plan=true", "override.num_nets=24")
+    run_script(monkeypatch, f"spec={spec_file}", "plan=true", "override.num_nets=24", "processes=1")
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["nets"] == "24"
     assert lines["architectures"] == "3"
     assert lines["snapshots"] == "72"
+    assert re.fullmatch(r"about 0:00:\d\d in 1 processes here", lines["time"])
+    assert 100 < int(lines["memory"].removeprefix("about ").split()[0]) < 2000
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
