@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from metanet import seeding
+from metanet.arch.check import check_symmetry
+from metanet.arch.trace import trace
 from metanet.zoo import nets
 from metanet.zoo.families import FAMILIES
 from metanet.zoo.initialisations import INITIALISATIONS, SCALED, initialise
@@ -140,6 +142,25 @@ def test_the_implicit_representation_has_the_papers_number_of_parameters():
     assert [type(layer).__name__ for layer in waves] == ["Linear", "Scale", "Sin"] * 2 + ["Linear"]
     point = torch.tensor([[0.1, -0.3]])
     torch.testing.assert_close(waves[:3](point), torch.sin(30 * waves[0](point)))
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        VIT | {"readout": "class", "depth": 1},
+        VIT | {"readout": "mean", "depth": 1},
+        {"family": "wild_park", "depth": 3, "kernels": "3-1-3", "widths": "4-3-6", "skips": "0-0-2"},
+        {"family": "siren", "depth": 2, "width": 4, "omega": 30},
+    ],
+    ids=lambda arch: f"{arch['family']}-{arch.get('readout')}",
+)
+def test_nets_of_the_further_families_become_graphs_with_a_sound_symmetry(arch):
+    arch = {"image_shape": [3, 8, 8], "num_classes": 10} | arch
+    net, example = nets.build(arch, activation="gelu").eval(), torch.rand(2, *nets.input_shape(arch))
+    template = trace(net, example)
+    assert template.num_params == sum(parameter.numel() for parameter in net.parameters())
+    assert template.symmetry.log10_order > 0
+    check_symmetry(template, net, example)
 
 
 def test_a_field_means_the_same_kind_of_value_in_every_family():
