@@ -9,9 +9,7 @@ The architecture is in the safetensors metadata of checkpoints from scripts/expo
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 import metanet
 from metanet import commandline, runs
 from metanet.zoo import nets, shards
+from metanet.zoo.families import factory
 
 
 @dataclass
@@ -88,16 +87,7 @@ def from_metadata(about: Mapping[str, Any], options: Options) -> tuple[nn.Module
 def from_factory(options: Options) -> tuple[nn.Module, Tensor]:
     """The module that `package:factory` gives, and an input of the shape `input`."""
     assert options.module is not None
-    package, _, name = options.module.partition(":")
-    sys.path.insert(0, "")  # a file in the folder where the command is given
-    try:
-        module = getattr(importlib.import_module(package), name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"module={options.module}: {error}; expected package:factory without arguments") from error
-    finally:
-        sys.path.remove("")
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"module={options.module}: gave a {type(module).__name__}, expected an nn.Module")
+    module = factory.made(options.module)
     if not options.input:
         raise ValueError(
             f"module={options.module}: the shape of its input is missing; give input=[1,1,8,8] or the like"

@@ -2,6 +2,7 @@
 
     python scripts/import_zoo.py format=nws path=nws_main out=zoos/nws
     python scripts/import_zoo.py format=small_cnn path=mnist out=zoos/unterthiner_mnist image_set=mnist
+    python scripts/import_zoo.py format=state_dicts path=nets out=zoos/mine module=mine:Net input=[1,3,32,32]
 
 Foreign files are read as if they were hostile: pickles as plain tensors or not at all, by a process with limits. What
 is left out stands in OUT/left_out.json. docs/import.md lists the formats, their files and their options.
@@ -23,6 +24,9 @@ class Options:
     path: str = field(default=MISSING, metadata={"help": "their folder, or a single file"})
     out: str = field(default=MISSING, metadata={"help": "a folder for the zoo, not there yet"})
     image_set: str | None = field(default=None, metadata={"help": "small_cnn: where the files do not say it"})
+    module: str | None = field(default=None, metadata={"help": "state_dicts, table: package:factory of the nets"})
+    input: list[int] | None = field(default=None, metadata={"help": "with module: [1,channels,height,width]"})
+    labels: str | None = field(default=None, metadata={"help": "state_dicts, table: the table beside the files"})
 
 
 def main(options: Options) -> None:

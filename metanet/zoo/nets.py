@@ -29,8 +29,16 @@ def build(arch: Mapping[str, Any], *, activation: str = "relu", dropout: float =
         ValueError: unknown family, field or activation, a missing field, or sizes that make no net.
     """
     check(arch)
+    family = FAMILIES[arch["family"]]
+    if brings_activation(arch):
+        return nn.Sequential(OrderedDict(family.layers(arch, nn.Identity, dropout)))
     _one_of(activation, ACTIVATIONS, "activation")
-    return nn.Sequential(OrderedDict(FAMILIES[arch["family"]].layers(arch, ACTIVATIONS[activation], dropout)))
+    return nn.Sequential(OrderedDict(family.layers(arch, ACTIVATIONS[activation], dropout)))
+
+
+def brings_activation(arch: Mapping[str, Any]) -> bool:
+    """Whether the architecture itself says the activation."""
+    return getattr(FAMILIES[arch["family"]], "OWN_ACTIVATION", False)
 
 
 def arch_name(arch: Mapping[str, Any]) -> str:

@@ -22,12 +22,6 @@ from metanet.importers.intake.parser import Parsed, Parser
 from tests.importers import hostile
 
 
-@pytest.fixture(scope="module")
-def parser():
-    with Parser() as parser:
-        yield parser
-
-
 def put(folder: Path, files: dict[str, bytes]) -> list[Path]:
     for name, data in files.items():
         (folder / name).write_bytes(data)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from metanet.commandline import RefusedError
 from metanet.importers.intake import pickles
+from metanet.zoo import disk
 
 MOST_BYTES = 8 << 30  # of a file
 MOST_HEADER_BYTES = 1 << 24  # of a safetensors file
@@ -34,7 +35,7 @@ ZIP, TAR = b"PK\x03\x04", b"ustar"
 
 
 def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of one net, and what the file says beside them as plain JSON values.
+    """The tensors of one net, and what the file says beside them as plain JSON values; of a parquet file its "rows".
 
     Raises:
         RefusedError: reading would run code, or the container is of a kind that is not read.
@@ -43,6 +44,8 @@ def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"{path}: found {size:,} bytes, more than the {MOST_BYTES:,} that are read")
+    if path.suffix == ".parquet":
+        return {}, {"rows": json.loads(json.dumps(disk.read_parquet(path).to_pylist(), default=_plain))}
     data = path.read_bytes()
     where = str(path)
     found = _safetensors(data, where) if path.suffix == ".safetensors" else _torch(data, where)

@@ -110,7 +110,7 @@ class _Writer:
         self.schema = _schema(self.columns, source)
         self.archs: dict[str, dict[str, Any]] = {}
         self.plan: list[dict[str, Any]] = []
-        self._numbers: dict[str, int] = {}  # of nets
+        self._numbers: dict[tuple[str, str | None], int] = {}  # of nets, by run and net
         self._lineages: dict[str, int] = {}
         self._seen: set[tuple[int, int]] = set()
         self._pools: dict[str, list[tuple[int, Foreign]]] = {}  # architecture -> net's number, snapshot
@@ -164,9 +164,9 @@ class _Writer:
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:
             return LeftOut(found.where, "weights that are not finite", f"{found.where}: {bad[0]} is not finite")
-        if found.activation not in nets.ACTIVATIONS:
+        if found.activation not in nets.ACTIVATIONS and not nets.brings_activation(found.arch):
             return LeftOut(found.where, "unknown activation", f"{found.where}: found {found.activation!r}")
-        net = self._numbers.setdefault(found.net or found.run, len(self._numbers))
+        net = self._numbers.setdefault((found.run, found.net), len(self._numbers))
         if (net, found.step) in self._seen:
             return LeftOut(found.where, "a run's step that is there already", f"{found.where}: step {found.step}")
         self._seen.add((net, found.step))
