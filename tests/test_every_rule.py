@@ -80,3 +80,15 @@ def test_a_permutation_that_leaves_out_one_tensor_changes_the_function(operator)
         moved = next(permuted for permuted in samples if not torch.equal(permuted[name], state[name]))
         after = functional_call(host, moved | {name: state[name]}, host.input)
         assert (after - before).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("operator", sorted(rules.BY_OPERATOR))
+def test_scalings_and_signs_keep_the_function_around_every_rule(operator):
+    host, template = traced(operator)
+    state = host.state_dict()
+    before = functional_call(host, state, host.input)
+    for name in ("scaling", "sign"):
+        for seed in range(2):
+            moved = template.actions[name].sample(torch.Generator().manual_seed(seed))(state)
+            after = functional_call(host, moved, host.input)
+            assert (after - before).abs().max() <= 1e-10 * before.abs().max(), name

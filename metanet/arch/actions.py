@@ -37,14 +37,16 @@ from metanet.arch.template import Block, Operation, Space, Template
 OCTAVES = 2.0  # scales are drawn from 1/4 to 4, evenly in their logarithm
 
 _LINEAR = {"bias", "neg", "mul", "div", "avg_pool", "adaptive_avg_pool", "pad_reflect", "pad_replicate", "pad_circular"}
-_LINEAR |= {"upsample_nearest", "upsample_nearest_exact", "upsample_linear", "upsample_cubic"}
+_LINEAR |= {"upsample_nearest", "upsample_nearest_exact", "upsample_linear", "upsample_cubic", "mean", "sum", "roll"}
+_LINEAR |= {"shift"}  # a parameter that is added, which follows as a bias does
 _PASSES = {
-    "scaling": _LINEAR | {"relu", "leaky_relu", "prelu", "abs", "max_pool", "adaptive_max_pool"},
+    "scaling": _LINEAR | {"relu", "leaky_relu", "prelu", "abs", "max_pool", "adaptive_max_pool", "amax", "amin"},
     "sign": _LINEAR | {"tanh", "sin", "softshrink", "hardshrink", "erf", "atan", "asinh", "sinh", "softsign"},
 }
 _STOPS = {"scaling": set[str](), "sign": {"abs", "square", "cos"}}  # even: what comes out does not know the sign
 _NORMS = {"batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"}
-_VECTORS = {"bias": {"bias"}, "batch_norm": {"mean", "variance", "scale", "shift"}, "prelu": {"slope"}}
+_VECTORS = {kind: {kind} for kind in ("bias", "scale", "shift")} | {"prelu": {"slope"}}
+_VECTORS |= {"batch_norm": {"mean", "variance", "scale", "shift"}}
 _BLOCKS = {"conv", "conv_transpose", "linear", "flatten"}
 _LINKS = {"identity", "add", "cat", "slice", "flatten"}  # node by node, what is read is what is written
 
@@ -59,6 +61,7 @@ class Change:
     """
 
     entry: str
+    shape: tuple[int, ...]  # of the entry
     times: Int64[Tensor, " out"]
     over: Int64[Tensor, "..."]
     block: Block | None = None
@@ -119,7 +122,8 @@ def rescaling(template: Template, name: str) -> Rescaling:
     for change in draft.changes:
         times, over = (torch.from_numpy(number[labels[sites]]) for sites in (change.times, change.over))
         if (times >= 0).any() or (over >= 0).any():
-            changes.append(Change(change.entry, times, over, change.block, change.eps))
+            shape = tuple(template.shapes[change.entry])
+            changes.append(Change(change.entry, shape, times, over, change.block, change.eps))
     return Rescaling(name, int((used >= 0).sum()), tuple(changes))
 
 
@@ -217,10 +221,13 @@ class _Draft:
             return self._norm(operation, own, sites)
         if operation.kind in _STOPS[self.name]:
             return one
+        if operation.kind == "scale" and "scale" in own:  # a parameter that multiplies takes any factor
+            after = self._fresh(len(sites))
+            self.changes.append(_Change(own["scale"], after, sites))
+            return after
         if operation.kind not in _PASSES[self.name] and not self._odd_or_zero(operation):
             self._pin(sites)
-        if "bias" in own:
-            self.changes.append(_Change(own["bias"], sites, one))
+        self.changes += [_Change(own[role], sites, one) for role in ("bias", "shift") if role in own]
         return sites
 
     def _odd_or_zero(self, operation: Operation) -> bool:
@@ -292,7 +299,10 @@ def _changed(change: Change, factors: Tensor, state_dict: StateDict) -> Tensor:
     value = state_dict[change.entry]
     factors = factors.to(value.device)
     times, over = factors[..., change.times.to(value.device)], factors[..., change.over.to(value.device)]
-    factor = times / over if change.block is None else _on_weight(change.block, times[..., None] / over, value)
+    if change.block is None:
+        factor = (times / over).unflatten(-1, change.shape)
+    else:
+        factor = _on_weight(change.block, times[..., None] / over, value)
     if change.eps is not None:
         return ((value + change.eps) * factor.square() - change.eps).to(value.dtype)
     return (value * factor).to(value.dtype)

@@ -33,6 +33,17 @@ class Branches(nn.Module):
         return self.head((x[:, :8] * 1.5).flatten(1))
 
 
+class ScaleAndShift(nn.Module):
+    """Parameters in arithmetic, as in ConvNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = (nn.Parameter(torch.ones(6, 1, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
 def sequence(*layers: nn.Module) -> nn.Module:
     """Layers on 6 channels between two convolutions, and a head."""
     return nn.Sequential(nn.Conv2d(2, 6, 3), *layers, nn.Conv2d(6, 5, 2), nn.Flatten(), nn.LazyLinear(2))
@@ -53,6 +64,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "batch norm without scale": (lambda: sequence(nn.BatchNorm2d(6, affine=False), nn.ReLU()), 6 + 5, 5),
     "group norm, relu": (lambda: sequence(nn.GroupNorm(2, 6), nn.ReLU()), 6 + 5, 5),
     "group norm, tanh": (lambda: sequence(nn.GroupNorm(2, 6), nn.Tanh()), 5, 6 + 5),
+    "scale and shift, relu": (lambda: sequence(ScaleAndShift(), nn.ReLU()), 6 + 6 + 5, 6 + 5),
     "branches, relu": (lambda: Branches(torch.relu), 6 + 6 + 4 + 8, 6),
     "branches, tanh": (lambda: Branches(torch.tanh), 6, 6 + 6 + 4 + 8),
 }
