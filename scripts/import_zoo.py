@@ -23,7 +23,9 @@ class Options:
     format: str = field(default=MISSING, metadata={"help": "what the files are: a module of metanet/importers"})
     path: str = field(default=MISSING, metadata={"help": "their folder, or a single file"})
     out: str = field(default=MISSING, metadata={"help": "a folder for the zoo, not there yet"})
-    image_set: str | None = field(default=None, metadata={"help": "small_cnn: where the files do not say it"})
+    image_set: str | None = field(
+        default=None, metadata={"help": "small_cnn, model_zoos: where the files do not say it"}
+    )
     module: str | None = field(default=None, metadata={"help": "state_dicts, table: package:factory of the nets"})
     input: list[int] | None = field(default=None, metadata={"help": "with module: [1,channels,height,width]"})
     labels: str | None = field(default=None, metadata={"help": "state_dicts, table: the table beside the files"})
