@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from metanet.zoo.families import FAMILIES
 from metanet.zoo.spec import Net
 
 STACK = {"cpu": 16, "cuda": 512}  # most nets in a group; on CPU 8 are slower for small nets, 32 for large ones
@@ -59,14 +60,18 @@ class Group:
 
 
 def plan(nets: Iterable[Net], stack: int = STACK["cpu"]) -> list[Group]:
-    """Groups of at most `stack` nets, of nearly equal size where an architecture and batch size has more."""
+    """Groups of at most `stack` nets, of nearly equal size where an architecture and batch size has more.
+
+    Nets of a family that is cheap are trained in `STACKS` times as many (see families/__init__.py).
+    """
     alike: dict[tuple[Any, ...], list[Net]] = {}
     for net in nets:
         alike.setdefault((net.arch_name, net.hyperparameters["batch_size"], net.train_images), []).append(net)
     groups: list[Group] = []
     for (arch_name, batch_size, train_images), members in alike.items():
         members.sort(key=lambda net: (net.hyperparameters["activation"], net.hyperparameters["optimizer"], net.net))
-        parts = -(-len(members) // stack)
+        family = FAMILIES[members[0].arch["family"]]
+        parts = -(-len(members) // (stack * getattr(family, "STACKS", 1)))
         for part in range(parts):
             chosen = members[len(members) * part // parts : len(members) * (part + 1) // parts]
             groups.append(Group(f"{arch_name}-b{batch_size}-n{train_images}-{part}", tuple(chosen)))

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from metanet.zoo import plan
-from metanet.zoo.spec import check_spec
+from metanet.zoo.spec import check_spec, load_spec
 
 
 def test_groups_hold_every_net_once_and_only_equal_shapes(tiny_spec):
@@ -53,3 +53,8 @@ def test_a_split_group_keeps_its_snapshots_and_its_halves_get_the_others(tiny_sp
     assert plan.from_json(json.loads(json.dumps(plan.to_json([kept, a, b]))), nets) == [kept, a, b]
     assert [len(part) for part in plan.split(group, [])] == [len(a), len(b)]
     assert plan.split(group, [])[0].snapshot_steps == group.snapshot_steps
+
+
+def test_nets_that_are_little_work_make_larger_groups():
+    spec = load_spec("zoo_specs/inr.yaml", {"num_nets": 130})
+    assert [len(group) for group in plan.plan(spec.nets(), stack=16)] == [43, 43, 44]

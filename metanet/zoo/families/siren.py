@@ -12,6 +12,7 @@ from metanet.zoo.fields import Arch, Field, Layers
 from metanet.zoo.layers import Scale
 
 TASK = "image_fitting"
+STACKS = 4  # 64 nets on a CPU: 1.1 times as fast as 16 in batches of 784 pixels, 1.8 times in batches of 64
 FIELDS = {"depth": Field("-"), "width": Field("x"), "omega": Field("-o")}
 
 
