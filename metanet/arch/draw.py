@@ -10,15 +10,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from metanet.arch.draw_fold import Fold, folds
 from metanet.arch.draw_layout import place
-from metanet.arch.template import Block, Link, Operation, Template
+from metanet.arch.draw_text import CHARACTER, band_texts, box_texts, notes
+from metanet.arch.template import Block, Link, Template
 
-CHARACTER = 7.2  # width of a character of the 12 px labels, in px
 PITCH, BOX_HEIGHT, MARGIN, LINE = 104.0, 46.0, 36.0, 20.0  # px
-LONGEST_TITLE = 30  # characters; the whole name is among the facts
 MOST_BOXES = 40  # of the picture that is seen first
 _LINK_WIDTH = 2.0
 
@@ -106,18 +104,18 @@ def _chosen(found: list[Fold], depth: int | None) -> int:
 def picture(template: Template, title: str, fold: Fold | None = None) -> Picture:
     """The picture of a fold, by default of the one in which every space is a box."""
     fold = folds(template)[-1] if fold is None else fold
-    texts = [_box_texts(template, fold, k) for k in range(len(fold.names))]
+    texts = [box_texts(template, fold, k) for k in range(len(fold.names))]
     widths = [max(CHARACTER * max(map(len, text[1:3])) + 28, 70.0) for text in texts]
     edges = list(fold.joins)
-    labels = [_band_texts(fold.joins[edge])[0] for edge in edges]
+    labels = [band_texts(fold.joins[edge])[0] for edge in edges]
     beside = [0.0] * len(widths)  # the labels of the bands that end here stand right of them
     for (_, target), label in zip(edges, labels, strict=True):
         beside[target] = max(beside[target], 24 + 0.92 * CHARACTER * len(label))
     halves = [width / 2 for width in widths]
     places = place(halves, [max(pair) for pair in zip(halves, beside, strict=True)], edges)
 
-    notes = _notes(template)
-    top = MARGIN + 40.0 + LINE * len(notes)
+    lines = notes(template)
+    top = MARGIN + 40.0 + LINE * len(lines)
     boxes = [
         Box(MARGIN + places.x[k], top + PITCH * places.row[k], widths[k], *texts[k]) for k in range(len(fold.names))
     ]
@@ -127,10 +125,10 @@ def picture(template: Template, title: str, fold: Fold | None = None) -> Picture
     for edge, passing, (start, end) in zip(edges, places.passing, ports, strict=True):
         through = [(MARGIN + x, top + PITCH * row) for x, row in passing]
         bands.append(_band(edge, fold.joins[edge], boxes, start, through, end, alone=heavy[edge[1]] == 1))
-    heading = max(MARGIN + CHARACTER * len(text) for text in (*notes, title + title[: len(title) // 3]))
+    heading = max(MARGIN + CHARACTER * len(text) for text in (*lines, title + title[: len(title) // 3]))
     right = max([heading, *(box.x + box.width / 2 for box in boxes), *map(_right_end, bands)])
     bottom = max(box.y for box in boxes) + BOX_HEIGHT
-    return Picture(title, notes, fold.depth, right + MARGIN, bottom + MARGIN, boxes, bands)
+    return Picture(title, lines, fold.depth, right + MARGIN, bottom + MARGIN, boxes, bands)
 
 
 def _ports(
@@ -177,7 +175,7 @@ def _band(
     for (x, y), (next_x, next_y) in itertools.pairwise(stops):
         middle = (y + next_y) / 2
         curve += [(x, middle), (next_x, middle), (next_x, next_y)]
-    label, facts = _band_texts(joins)
+    label, facts = band_texts(joins)
     blocks = [join for join in joins if isinstance(join, Block)]
     thickness = _thickness(joins)
     label_at = ((stops[-2][0] + end) / 2 + thickness / 2 + 6, (stops[-2][1] + target.y) / 2)
@@ -194,107 +192,3 @@ def _thickness(joins: list[Block | Link]) -> float:
 
 def _right_end(band: Band) -> float:
     return max(band.label_at[0] + 0.92 * CHARACTER * len(band.label), max(x for x, _ in band.curve) + band.thickness)
-
-
-def _notes(template: Template) -> tuple[str, ...]:
-    nodes = sum(space.size for space in template.spaces)
-    edges = sum(block.shape[0] * block.shape[1] for block in template.blocks)
-    return (
-        f"{template.num_params:,} parameters · {nodes:,} nodes · {edges:,} edges",
-        f"10^{template.symmetry.log10_order:,.1f} permutations leave the function unchanged",
-    )
-
-
-def _box_texts(template: Template, fold: Fold, number: int) -> tuple[str, str, str, dict[str, str]]:
-    """Kind, title, second line and facts."""
-    members = fold.spaces[number]
-    if len(members) == 1:
-        space = template.spaces[members[0]]
-        steps = " → ".join(_operation_text(o) for o in space.operations if o.kind != "bias")
-        kind = space.role if space.role in ("input", "output") else "hidden"
-        return kind, f"{_short(space.name)} · {space.size:,}", _short(steps, 44), _space_facts(template, members[0])
-    last = template.spaces[members[-1]]
-    inside = fold.inside.get(number, [])
-    weights = sum(math.prod(join.shape) for join in inside if isinstance(join, Block))
-    steps = Counter(o.kind for i in members for o in template.spaces[i].operations if o.kind != "bias")
-    facts = {
-        "module": fold.names[number],
-        "spaces": f"{len(members):,}",
-        "channels at its end": f"{last.size:,}",
-        "weights inside": f"{weights:,}",
-        "blocks inside": _counted(Counter(join.kind for join in inside if isinstance(join, Block))),
-        "links inside": _counted(Counter(join.kind for join in inside if isinstance(join, Link))),
-        "steps": _counted(steps),
-    }
-    title = f"{_short(fold.names[number])} · {last.size:,}"
-    return "folded", title, f"{len(members)} spaces · {weights:,} weights", {k: v for k, v in facts.items() if v}
-
-
-def _band_texts(joins: list[Block | Link]) -> tuple[str, dict[str, str]]:
-    """Label and facts of everything between two boxes."""
-    blocks = [join for join in joins if isinstance(join, Block)]
-    links = Counter(join.kind for join in joins if isinstance(join, Link))
-    if len(joins) == 1:
-        return (_block_label(blocks[0]), _block_facts(blocks[0])) if blocks else _link_texts(joins[0])
-    weights = sum(math.prod(block.shape) for block in blocks)
-    kinds = _counted(Counter(block.kind for block in blocks) + links)
-    facts = {"connections": kinds, "weights": f"{weights:,}"} | {f"block {k}": b.name for k, b in enumerate(blocks, 1)}
-    return kinds + (f" · {weights:,} weights" if blocks else ""), facts
-
-
-def _counted(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
-
-
-def _short(text: str, longest: int = LONGEST_TITLE) -> str:
-    """The end of a text that is too long."""
-    return text if len(text) <= longest else "…" + text[-longest + 1 :].split(".", 1)[-1]
-
-
-def _operation_text(operation: Operation) -> str:
-    size = operation.attributes.get("kernel") or operation.attributes.get("output")
-    return operation.kind.replace("_", " ") + (f" {_times(size)}" if size else "")
-
-
-def _space_facts(template: Template, number: int) -> dict[str, str]:
-    space = template.spaces[number]
-    facts = {"space": space.name, "nodes": f"{space.size:,}", "role": space.role}
-    facts["exchangeable"] = "no" if space.fixed else "yes"
-    for at, operation in enumerate(space.operations, start=1):
-        settings = ", ".join(f"{name} {_value(value)}" for name, value in operation.attributes.items())
-        facts[f"step {at}"] = operation.kind + (f" ({settings})" if settings else "")
-    return facts | dict(space.vectors)
-
-
-def _block_label(block: Block) -> str:
-    kernel = f" {_times(block.taps)}" if block.taps else ""
-    groups = f" in {block.groups} groups" if block.groups > 1 else ""
-    return f"{block.kind.replace('_', ' ')}{kernel}{groups} · {math.prod(block.shape):,} weights"
-
-
-def _block_facts(block: Block) -> dict[str, str]:
-    out, inputs, taps = block.shape
-    facts = {
-        "block": block.name,
-        "kind": block.kind,
-        "edges": f"{out:,} out × {inputs:,} in = {out * inputs:,}",
-        "taps of an edge": f"{taps:,}" + (f" ({_times(block.taps)})" if block.taps else ""),
-        "weights": f"{math.prod(block.shape):,}",
-        "weight axes": block.pattern,
-    }
-    if block.groups > 1:
-        facts["groups"] = str(block.groups)
-    return facts | {name: _value(value) for name, value in block.attributes.items()}
-
-
-def _link_texts(link: Block | Link) -> tuple[str, dict[str, str]]:
-    numbers = {name: _value(value) for name, value in link.attributes.items()}
-    return link.kind, {"link": link.kind, "weights": "none"} | numbers
-
-
-def _times(sizes: Any) -> str:
-    return "×".join(str(size) for size in sizes)
-
-
-def _value(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

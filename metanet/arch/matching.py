@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from metanet.arch.assignment import Search, Tables, closest
+from metanet.arch.responses import responses
 from metanet.arch.symmetry import StateDict, Symmetry
 from metanet.arch.template import Template
 
@@ -87,13 +87,13 @@ def match_activations(
     for state in (a, b):
         _learned(template, state)
     symmetry = template.symmetry
-    responses = _products(module, a, b, inputs)
-    axes = {name: (symmetry.axes[name][axis], ()) for (name, axis) in responses if symmetry.axes.get(name)}
+    compared = _products(module, a, b, inputs)
+    axes = {name: (symmetry.axes[name][axis], ()) for (name, axis) in compared if symmetry.axes.get(name)}
     seen = {f for parts, _ in axes.values() for part in parts for f in part.factors}
     for factor in symmetry.permutations.keys() - seen:
         acts = ", ".join(f"{name} (axis {axis})" for name, axis in symmetry.tensors(factor))
         raise ValueError(f"no matrix product, convolution or embedding writes the channels of {acts}; match by weights")
-    products = {name: product for (name, _), product in responses.items() if name in axes}
+    products = {name: product for (name, _), product in compared.items() if name in axes}
     ones = {name: torch.eye(len(matrix), dtype=torch.float64) for name, matrix in products.items()}
     return Alignment(symmetry, closest(replace(symmetry, axes=axes), products, ones))
 
@@ -190,74 +190,14 @@ def _products(
         raise ValueError("matching by activations needs at least one batch of inputs")
     net, sums, count = copy.deepcopy(module).eval(), {}, 0
     for batch in inputs:
-        responses, others = (_responses(net, state, batch) for state in (a, b))
+        left_side, right_side = (responses(net, state, batch) for state in (a, b))
         count += len(batch)
-        for key, left in responses.items():
-            sums[key] = sums.get(key, 0) + left @ others[key].T
+        for key, left in left_side.items():
+            sums[key] = sums.get(key, 0) + left @ right_side[key].T
     for (name, _), total in sums.items():
         if not total.isfinite().all():
             raise ValueError(f"what {name!r} writes is not finite for these inputs, so channels cannot be compared")
     return {key: total / count for key, total in sums.items()}
-
-
-def _responses(net: nn.Module, state: StateDict, batch: Tensor) -> dict[tuple[str, int], Float[Tensor, "channels _"]]:
-    """What each layer writes for a batch, before norm and activation: (weight, its axis of channels) -> responses."""
-    copies = {name: value.detach().clone() for name, value in state.items()}  # so that each has memory of its own
-    listener = _Listener({value.untyped_storage().data_ptr(): (name, value) for name, value in copies.items()})
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it computes a whole transformer layer in one operator
-    try:
-        with torch.no_grad(), listener:
-            functional_call(net, copies, (batch,))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return listener.heard
-
-
-class _Listener(TorchDispatchMode):
-    """Keeps the outputs of the operators that compute channels from a whole weight."""
-
-    def __init__(self, weights: Mapping[int, tuple[str, Tensor]]):
-        super().__init__()
-        self.weights = weights  # address of its memory -> name, values
-        self.heard: dict[tuple[str, int], Tensor] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        place = _WEIGHTS.get(func.overloadpacket)
-        if place is not None and (known := self.weights.get(args[place].untyped_storage().data_ptr())) is not None:
-            axes = _channels(func.overloadpacket, args, known[1])
-            if axes is not None:
-                self.heard[known[0], axes[0]] = out.movedim(axes[1], 0).flatten(1).double().cpu()
-        return out
-
-
-# operator -> place of the weight among its arguments
-_WEIGHTS = {
-    torch.ops.aten.addmm: 2,
-    torch.ops.aten.mm: 1,
-    torch.ops.aten.bmm: 1,
-    torch.ops.aten.convolution: 1,
-    torch.ops.aten.embedding: 0,
-}
-
-
-def _channels(operator: Any, args: Sequence[Any], weight: Tensor) -> tuple[int, int] | None:
-    """The axis of the weight that holds the channels, and the one of the output; None if it is not clear."""
-    if operator is torch.ops.aten.embedding:
-        return 1, -1
-    if operator is torch.ops.aten.convolution:
-        transposed, groups = args[6], args[8]
-        return None if transposed and groups > 1 else (int(transposed), 1)
-    used = args[_WEIGHTS[operator]]
-    if operator is torch.ops.aten.bmm:  # one weight for the whole batch
-        if used.stride(0) != 0:
-            return None
-        used = used[0]
-    for axis, whole in ((0, weight.mT), (1, weight)) if weight.ndim == 2 else ():
-        if used.shape == whole.shape and used.stride() == whole.stride():
-            return axis, -1
-    return None
 
 
 def _with_batch_statistics(module: nn.Module) -> nn.Module:

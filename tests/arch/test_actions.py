@@ -103,7 +103,7 @@ def test_the_group_is_as_large_as_counted_by_hand(name):
 
 @pytest.mark.parametrize("action", ["scaling", "sign"])
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_every_sampled_element_keeps_the_function(name, action, seed):
     net, template, image = traced(name)
     state = drawn(net, seed)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import metanet
-from metanet.arch.matching import _responses, distance, match
+from metanet.arch.matching import distance, match
+from metanet.arch.responses import responses
 from metanet.arch.template import Template
 
 
@@ -80,7 +81,7 @@ def inputs(name: str) -> Tensor:
 
 @pytest.mark.parametrize("method", ["weights", "activations"])
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_a_net_is_found_again_in_any_symmetric_copy_of_itself(name, method, seed):
     net, template = traced(name)
     state = drawn(net, seed)
@@ -92,7 +93,7 @@ def test_a_net_is_found_again_in_any_symmetric_copy_of_itself(name, method, seed
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("seed", [10, 20])
+@pytest.mark.parametrize("seed", [10])
 def test_the_aligned_net_is_closer_and_computes_the_same(name, seed):
     net, template = traced(name)
     a, b = drawn(net, seed), drawn(net, seed + 1)
@@ -198,7 +199,7 @@ class Products(nn.Module):
 def test_activations_of_plain_products_are_heard_on_the_axis_that_they_write():
     net, image = Products().double(), torch.randn(32, 3, dtype=torch.float64)
     state = drawn(net, 0)
-    heard = _responses(net, state, image)
+    heard = responses(net, state, image)
     torch.testing.assert_close(heard["first", 0], (image @ state["first"].T).T)
     torch.testing.assert_close(heard["second", 1], (torch.tanh(image @ state["first"].T) @ state["second"]).T)
     assert heard.keys() == {("first", 0), ("second", 1), ("head.weight", 0)}
@@ -207,7 +208,7 @@ def test_activations_of_plain_products_are_heard_on_the_axis_that_they_write():
 def test_a_transformer_layer_is_heard_projection_by_projection():
     layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, dropout=0.0).double().eval()
     sequence = torch.randn(3, 5, 6, dtype=torch.float64)
-    heard = _responses(layer, layer.state_dict(), sequence)
+    heard = responses(layer, layer.state_dict(), sequence)
     attention = layer.self_attn
     whole = sequence @ attention.in_proj_weight.T + attention.in_proj_bias
     assert heard["self_attn.in_proj_weight", 0].shape == (18, 15)
