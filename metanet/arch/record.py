@@ -238,7 +238,7 @@ class Call:
         for role, entry in entries.items():
             assert entry.entry is not None
             draft.vectors[role] = entry.entry
-            if entry.shape not in ((), (1,)) and math.prod(entry.sizes) != draft.type.size:
+            if math.prod(entry.shape) > 1 and math.prod(entry.sizes) != draft.type.size:
                 draft.starts[role] = sum(entry.starts)
         return value
 
