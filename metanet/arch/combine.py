@@ -163,6 +163,7 @@ def _types(
     axes = {signature: axis(factor) for signature, factor in factors.items()}
     for number, term in enumerate(terms):
         held = [signature for signature in classes if number in signature]
+        call.chosen(term.value)
         if term.fixed:
             call.pin(*(axes[signature] for signature in held))
         elif held:

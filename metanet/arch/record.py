@@ -166,6 +166,7 @@ class Call:
             groups = [[k for k, dim in enumerate(dims) if dim.axis == own] for own in range(len(value.sizes))]
             homes = list(zip(value.home.types, ({own: 1} for own in range(len(value.sizes))), strict=True))
         else:
+            self.chosen(value)
             groups = [[k for k, dim in enumerate(dims) if value.is_node(dim)]]
             homes = [(value.home.type, row_major(value.sizes, value.nodes))]
         parts, order = [], []
@@ -181,6 +182,12 @@ class Call:
             return fixed(1)
         to = np.arange(extent(dims)).reshape(shape).transpose([*order, *rest]).reshape(-1)
         return renumber(merge(parts), to)
+
+    def chosen(self, value: Value) -> None:
+        """Says that a single node of a space is read by itself, if that is what the value shows."""
+        draft = draft_of(value)
+        if draft.type.size > 1 and not any(value.carries(axis) for axis in range(len(value.axes))):
+            self.equate(select(draft.type, value.node_numbers([], []).reshape(-1)), fixed(1))
 
     def channels(self, value: Value, axis: int) -> Axis:
         """The type of `axis`, the only one along which the value may have nodes."""

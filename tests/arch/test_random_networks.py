@@ -93,7 +93,7 @@ def steps(draw: st.DrawFn, shapes: list[tuple[int, ...]]) -> tuple[Step, tuple[i
     elif kind == "join":
         reads = (number, draw(st.sampled_from(same)))
         name = draw(st.sampled_from(["add", "mul", "sub"]))
-        function = lambda part, x, y: getattr(torch, name)(x, y)  # noqa: E731
+        function = lambda part, x, y: getattr(torch, name)(x, y.sigmoid())  # noqa: E731
     elif kind == "gate":
         reads = (number, draw(st.sampled_from(same)))
         dims = draw(st.sampled_from([(2, 3), (1,), (2,)]))

@@ -322,3 +322,25 @@ def test_parts_are_linked_to_the_whole_with_their_place():
 def test_a_join_without_a_rule_is_refused(join, message):
     with pytest.raises(UnsupportedOperator, match=message):
         trace(Branches(join), IMAGES)
+
+
+class Chosen(nn.Module):
+    """One channel read by itself, flattened behind all of them or alone."""
+
+    def __init__(self, beside: bool):
+        super().__init__()
+        self.stem, self.beside = nn.Conv2d(3, 4, 1), beside
+        self.head = nn.Linear(5 * 4 if beside else 4, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        one = x[:, 2:3].flatten(1)
+        return self.head(torch.cat([torch.tanh(x).flatten(1), one], 1) if self.beside else one)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_channel_that_is_read_by_itself_changes_place_with_no_other(beside):
+    net, image = Chosen(beside), torch.zeros(2, 3, 2, 2)
+    template = trace(net, image)
+    assert template.symmetry.log10_order == pytest.approx(math.log10(6))  # the other three
+    assert check_symmetry(template, net, image, samples=5) <= 1e-10

@@ -126,7 +126,8 @@ def cat_of(call: Call, tensors: Sequence[Value | Tensor], dim: int) -> Value:
     for one in parts:
         if isinstance(one, Value):
             call.decide(one, [d.axis for k in carrying for d in one.axes[k]] if known else _guessed(one, dim))
-    parts = [_apart(call, one, dim) for one in parts]
+    carrying = {k for one in parts if isinstance(one, Value) for k in range(len(one.axes)) if one.carries(k)}
+    parts = [_apart(call, one, dim, dim in carrying) for one in parts]
     values = [one for one in parts if isinstance(one, Value)]
     carrying = sorted({k for one in values for k in range(len(one.axes)) if one.carries(k)})
     values = [call.settled(one) for one in values]
@@ -137,9 +138,9 @@ def cat_of(call: Call, tensors: Sequence[Value | Tensor], dim: int) -> Value:
     return join(call, shape, parts, values, dim, carrying)
 
 
-def _apart(call: Call, one: Value | Tensor, dim: int) -> Value | Tensor:
-    """Flattened positions along `dim` become nodes."""
-    mixed = isinstance(one, Value) and one.carries(dim) and any(not one.is_node(d) for d in one.axes[dim])
+def _apart(call: Call, one: Value | Tensor, dim: int, among_nodes: bool) -> Value | Tensor:
+    """Positions along `dim` that stand among the nodes of this or another part become nodes."""
+    mixed = isinstance(one, Value) and among_nodes and any(not one.is_node(d) for d in one.axes[dim])
     return call.flattened(one, dim) if isinstance(one, Value) and mixed else one
 
 
