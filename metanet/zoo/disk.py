@@ -39,6 +39,7 @@ def put_if_absent(path: Path, data: bytes) -> None:
         OSError: see `write_atomically`.
     """
     if holds(path, data):
+        sync_folder(path.parent)  # who has put it may have been killed before that
         return
     with _written_beside(path, data) as temporary:
         try:

@@ -61,6 +61,15 @@ def test_a_file_is_put_once_and_a_different_one_is_refused(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_is_there_is_made_durable_before_it_counts(tmp_path, monkeypatch):
+    """Who has put it may have been killed before the folder was synced."""
+    (tmp_path / "file").write_bytes(b"first")
+    synced = []
+    monkeypatch.setattr(disk, "sync_folder", synced.append)
+    disk.put_if_absent(tmp_path / "file", b"first")
+    assert synced == [tmp_path]
+
+
 def test_of_two_workers_at_once_the_second_finds_what_the_first_put(tmp_path, monkeypatch):
     path, real = tmp_path / "file", os.link
 
