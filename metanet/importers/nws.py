@@ -102,7 +102,7 @@ def _nets(folder: Folder, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Fo
         run = row["path"].rstrip("/")
         try:
             facts, errors = _facts(row, run), _errors(folder, run)
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, OSError) as error:
             for snapshot in range(1, SNAPSHOTS + 1):
                 yield LeftOut.of(f"{run}/weights/{snapshot:03d}.bin", error)
             continue
@@ -137,12 +137,12 @@ def _facts(row: Mapping[str, str], run: str) -> dict[str, Any]:
     """What all snapshots of a run share, by the CSV alone.
 
     Raises:
-        ValueError, KeyError: values that NWS does not have, or counts that do not fit the architecture.
+        ValueError: values that NWS does not have, or counts that do not fit the architecture.
     """
     arch = architecture(row)
     total = int(row["weightn_conv"]) + int(row["weightn_fc"])
     count = sum(math.prod(shape) for shape, is_floating in fitting.expected(arch).values() if is_floating)
-    if total != count or not BOOLEANS[row["batch_norm"].lower()]:
+    if total != count or not _boolean(row, "batch_norm"):
         raise ValueError(
             f"{run}: found batch_norm {row['batch_norm']} and {total:,} weights in the CSV, expected batch norm and "
             f"{count:,} weights for {arch}"
@@ -153,7 +153,7 @@ def _facts(row: Mapping[str, str], run: str) -> dict[str, Any]:
         "batch_size": int(row["batch_size"]),
         "activation": _one_of(ACTIVATIONS, row, "activation"),
         "initialisation": _one_of(INITIALISATIONS, row, "initialization"),
-        "augmentation": BOOLEANS[row["augmentation"].lower()],
+        "augmentation": _boolean(row, "augmentation"),
     }
     image_set = IMAGE_SETS.get(row["dataset"], row["dataset"])
     return {"arch": arch, "activation": values["activation"], "dropout": 0.5, "image_set": image_set, "values": values}
@@ -170,6 +170,13 @@ def _errors(folder: Folder, run: str) -> Float64[np.ndarray, "epochs 5"]:
     if len(errors) % 5 or not 0 < epochs <= len(errors) // 5:
         raise ValueError(f"{run}: found {len(errors)} numbers in error.bin, expected 5 for each of {epochs} epochs")
     return errors.reshape(-1, 5)[:epochs]
+
+
+def _boolean(row: Mapping[str, str], column: str) -> bool:
+    found = BOOLEANS.get(row[column].lower())
+    if found is None:
+        raise ValueError(f"{row['path']}: {column}: found {row[column]!r}, expected one of {', '.join(BOOLEANS)}")
+    return found
 
 
 def _one_of(names: tuple[str, ...], row: Mapping[str, str], column: str) -> str:

@@ -13,13 +13,20 @@ from torch import Tensor
 
 from metanet.zoo import nets
 
+MOST_SIZE = 1 << 16  # of any field of an architecture: a file may claim any
 COUNTER = "num_batches_tracked"  # of batch norm; it changes no output, and many formats do not keep it
 
 
 @functools.lru_cache(maxsize=4096)
 def _expected(arch: str) -> dict[str, tuple[torch.Size, bool]]:
     """Name -> shape, and whether it is floating-point, in the module's order."""
-    state_dict = nets.build(json.loads(arch)).state_dict()
+    described = json.loads(arch)
+    large = {name: value for name, value in described.items() if isinstance(value, int) and value > MOST_SIZE}
+    if large:
+        raise ValueError(f"found the sizes {large}, expected at most {MOST_SIZE:,}")
+    nets.check(described)
+    with torch.device("cpu" if nets.brings_activation(described) else "meta"):  # a claimed size allocates nothing
+        state_dict = nets.build(described).state_dict()
     return {name: (tensor.shape, tensor.is_floating_point()) for name, tensor in state_dict.items()}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from metanet.commandline import RefusedError
 
-MOST_TEXT_BYTES = 1 << 28  # of a JSON or CSV file, unpacked
+MOST_TEXT_BYTES = 1 << 28  # of a JSON or CSV file, unpacked, and of raw numbers
 MOST_PATH = 1024  # characters
 
 
@@ -127,9 +127,11 @@ class Folder:
         """A file of raw little-endian float64 numbers.
 
         Raises:
-            ValueError: its size is no multiple of 8 bytes.
+            ValueError: its size is no multiple of 8 bytes, or too large.
         """
         path = self.file(name)
+        if path.stat().st_size > MOST_TEXT_BYTES:
+            raise ValueError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {MOST_TEXT_BYTES:,}")
         if path.stat().st_size % 8:
             raise ValueError(f"{path}: found {path.stat().st_size:,} bytes, expected a multiple of 8: truncated")
         return np.fromfile(path, "<f8")

@@ -44,7 +44,8 @@ class LeftOut:
     def of(where: str, error: Exception) -> LeftOut:
         """What is told of a file that could not be read."""
         refused = isinstance(error, RefusedError)
-        return LeftOut(where, "not safe to read" if refused else "not readable", str(error), refused)
+        detail = str(error) if where in str(error) else f"{where}: {error}"
+        return LeftOut(where, "not safe to read" if refused else "not readable", detail, refused)
 
 
 @dataclass(frozen=True)
