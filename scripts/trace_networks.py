@@ -35,7 +35,7 @@ PYTORCHCV = (
     ),
     *("shufflenet:shufflenet_g1_w1", "shufflenetv2:shufflenetv2_w1", "efficientnet:efficientnet_b0", "vgg:vgg11"),
     *("alexnet:alexnet", "squeezenet:squeezenet_v1_0", "wrn:wrn50_2", "regnet:regnetx002", "ghostnet:ghostnet"),
-    *("mnasnet:mnasnet_b1", "senet:senet16", "sknet:skresnet18", "bagnet:bagnet9", "dpn:dpn68", "hardnet:hardnet39ds"),
+    *("mnasnet:mnasnet_b1", "senet:senet16", "sknet:sknet50", "bagnet:bagnet9", "dpn:dpn68", "hardnet:hardnet39ds"),
 )
 SMALL = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 WORDS = {"vocab_size": 50, "max_position_embeddings": 16}
