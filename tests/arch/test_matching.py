@@ -238,3 +238,36 @@ def test_activations_that_cannot_be_heard_are_refused():
     state = ByHand().state_dict()
     with pytest.raises(ValueError, match=r"writes the channels of first\.weight \(axis 0\).*match by weights"):
         match(Template.from_json(text), state, state, "activations", module=ByHand(), inputs=[torch.randn(4, 3)])
+
+
+class LastHidden(nn.Module):
+    """A model of transformers as a function of one tensor."""
+
+    def __init__(self, model: nn.Module, argument: str, **settings: bool):
+        super().__init__()
+        self.model, self.argument, self.settings = model, argument, settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(**{self.argument: x}, **self.settings).last_hidden_state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "vit"])
+def test_public_transformers_are_found_again_by_weights_and_by_activations(name):
+    library = pytest.importorskip("transformers")
+    if name == "gpt2":
+        config = library.GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=50, n_positions=16, eos_token_id=0)
+        net, example = LastHidden(library.GPT2Model(config), "input_ids", use_cache=False), torch.arange(14).view(2, 7)
+    else:
+        sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        config = library.ViTConfig(hidden_size=32, image_size=32, patch_size=8, **sizes)
+        net = LastHidden(library.ViTModel(config, add_pooling_layer=False), "pixel_values")
+        example = torch.randn(2, 3, 32, 32)
+    template = metanet.trace(net.eval(), example)
+    state = {entry: value / 4 for entry, value in drawn(net.double(), 0).items()}
+    moved = template.symmetry.sample(torch.Generator().manual_seed(0))(state)
+    example = example.double() if example.is_floating_point() else example
+    for method, evidence in (("weights", {}), ("activations", {"module": net, "inputs": [example]})):
+        found = match(template, state, moved, method, **evidence)(moved)
+        assert distance(template, state, moved) > 1
+        assert all(torch.equal(found[entry], state[entry]) for entry in template.shapes)
