@@ -24,11 +24,12 @@ class Options:
     path: str = field(default=MISSING, metadata={"help": "their folder, or a single file"})
     out: str = field(default=MISSING, metadata={"help": "a folder for the zoo, not there yet"})
     image_set: str | None = field(
-        default=None, metadata={"help": "small_cnn, model_zoos: where the files do not say it"}
+        default=None, metadata={"help": "small_cnn, model_zoos, inr: where the files do not say it"}
     )
     module: str | None = field(default=None, metadata={"help": "state_dicts, table: package:factory of the nets"})
     input: list[int] | None = field(default=None, metadata={"help": "with module: [1,channels,height,width]"})
-    labels: str | None = field(default=None, metadata={"help": "state_dicts, table: the table beside the files"})
+    labels: str | None = field(default=None, metadata={"help": "state_dicts, table, inr: the table beside the files"})
+    omega: int | None = field(default=None, metadata={"help": "inr: the factor before every sine (30)"})
 
 
 def main(options: Options) -> None:
