@@ -101,13 +101,21 @@ def test_numbers_are_rounded_without_a_negative_zero(value, text):
     assert findings.number(value) == text
 
 
-def test_a_change_that_all_models_share_is_left_out_of_their_names(tmp_path):
+def test_a_change_that_all_runs_of_a_model_share_is_left_out_of_its_name(tmp_path):
     write_run(tmp_path, "gnn", changes="depth=2-epochs=6")
     write_run(tmp_path, "gnn", changes="epochs=6")
+    write_run(tmp_path, "dmc", changes="max_seconds=9")
     write_run(tmp_path, "majority", changes="epochs=6")
     (found,) = comparisons(tmp_path)
-    assert {entry.name for entry in found.entries} == {"gnn", "gnn-depth=2", "majority"}
+    assert {entry.name for entry in found.entries} == {"gnn", "gnn-depth=2", "dmc", "majority"}
     assert found.reference.name == "gnn"
+    changed = {row[0].text: row[6].text for row in findings.costs(found).rows}
+    assert changed == {
+        "gnn": "epochs=6",
+        "gnn-depth=2": "depth=2, epochs=6",
+        "dmc": "max_seconds=9",
+        "majority": "epochs=6",
+    }
 
 
 def test_an_unfinished_run_moves_no_number_and_is_named(runs):

@@ -62,7 +62,7 @@ class Difference:
 class Entry:
     """All seeds of one model (with its overrides) on one zoo, split and target set."""
 
-    name: str  # without the changes that all entries of the comparison share
+    name: str  # without the changes that all entries of the model share
     runs: tuple[Record, ...]
     scores: Mapping[str, Score]  # by target
     mean: Score
@@ -146,11 +146,12 @@ def _conditions(record: Record, split: str) -> dict[str, str]:
 
 def _comparison(title: str, conditions: Mapping[str, str], records: Sequence[Record], split: str) -> Comparison:
     by_name: dict[str, list[Record]] = {}
-    words = [split_name(record.name) for record in records]
-    common = set.intersection(*(set(changes) for _, *changes in words)) if len({*map(tuple, words)}) > 1 else set()
+    common: dict[str, set[str]] = {}
+    for model, *changes in (split_name(record.name) for record in records):
+        common[model] = common.get(model, set(changes)) & set(changes)
     for record in sorted(records, key=lambda record: (record.seed, str(record.path))):
         model, *changes = split_name(record.name)
-        name = "-".join([model, *(change for change in changes if change not in common)])
+        name = "-".join([model, *(change for change in changes if change not in common[model])])
         by_name.setdefault(name, []).append(record)
     targets = records[0].targets
     entries = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from metanet.reporting.comparison import LEVEL, RESAMPLES, Comparison, Difference, Entry, difference, score_of
-from metanet.reporting.record import Record
+from metanet.reporting.record import Record, split_name
 from metanet.reporting.tables import Cell, Column, Table
 from metanet.targets import Target
 
@@ -167,9 +167,10 @@ def difference_cell(found: Difference) -> Cell:
 
 
 def costs(each: Comparison) -> Table:
-    """What every model took: parameters, epochs, seconds, seeds, machine, commit."""
+    """What every model took: parameters, epochs, seconds, seeds, and what was changed, on which machine and commit."""
     names = ("parameters", "epochs", "best epoch", "seconds a run", "seeds")
-    columns = [Column("model"), *map(Column, names), Column("machine", prose=True), Column("commit", prose=True)]
+    columns = [Column("model"), *map(Column, names)]
+    columns += [Column(name, prose=True) for name in ("changed", "machine", "commit")]
     rows = []
     for entry in each.entries:
         runs = entry.runs
@@ -181,6 +182,7 @@ def costs(each: Comparison) -> Table:
                 Cell(span([run.of_result("best_epoch") for run in runs])),
                 Cell(span([run.of_result("seconds") for run in runs])),
                 Cell(", ".join(str(run.seed) for run in runs)),
+                Cell(", ".join(split_name(runs[0].name)[1:]) or "–"),
                 Cell("; ".join(dict.fromkeys(str(run.of_result("machine") or "unknown") for run in runs))),
                 Cell(", ".join(dict.fromkeys(str(run.of_result("commit") or "unknown") for run in runs))),
             ]

@@ -36,7 +36,7 @@ def faked(monkeypatch, tmp_path):
         assert write_run(path.parent, "gnn", config.seed, skill, changes, num_lineages=60) == path
         return skill
 
-    few = (ablate.FULL, "no message passing", "no closed-form weight statistics")
+    few = (ablate.FULL, "no message passing", "no statistics of tensors")
     monkeypatch.setattr(ablate, "VARIANTS", {name: ablate.VARIANTS[name] for name in few})
     monkeypatch.setattr(ablate.train, "train", train)
     options = ablate.Options(zoo="zoos/tiny", seeds=2, runs=str(tmp_path / "runs"), out=str(tmp_path / "ablation.html"))
@@ -65,7 +65,7 @@ def test_the_part_that_matters_is_told_from_noise(faked):
     full = next(entry for entry in found.entries if entry.name == "gnn")
     assert findings.difference(worst, full).verdict == "worse"
     lines = Path(options.out).with_suffix(".md").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("| no closed-form") and "12,345" in line)
+    (line,) = (line for line in lines if line.startswith("| no statistics of") and "12,345" in line)
     assert findings.number(worst.mean.value) in line
     assert findings.signed(worst.mean.value - full.mean.value) in line
 
