@@ -52,7 +52,8 @@ def architecture(tensors: Mapping[str, Tensor], side: int, omega: int, where: st
     heads = [shape for shape in shapes if shape not in hidden]
     if first is None or len(heads) != 1:
         raise ValueError(
-            f"{where}: found weights of the shapes {shapes}, expected [width, 2], then [width, width] and [channels, width]"
+            f"{where}: found weights of the shapes {shapes}, expected [width, 2], then [width, width] and at last "
+            f"[channels, width]"
         )
     sizes = {"depth": len(hidden), "width": first[0], "omega": omega}
     return {"family": "siren", **sizes, "image_shape": [heads[0][0], side, side], "num_classes": NUM_CLASSES}
