@@ -120,7 +120,9 @@ def per_net_loop(template: Template, params: dict[str, Tensor]) -> Batch:
             kernels = params[block.name][net].reshape(out * inputs, height, width)
             top, left = GRID // 2 - (height - 1) // 2, GRID // 2 - (width - 1) // 2
             taps = F.pad(kernels, (left, GRID - width - left, top, GRID - height - top)).flatten(1)
-            codes = torch.cat([blocks[number], torch.zeros(2, device=device), types[0]])
+            codes = torch.cat(
+                [blocks[number], torch.zeros(3, device=device), types[0]]
+            )  # kernels of two axes fit the grid
             edges.append(torch.cat([taps, codes.repeat(out * inputs, 1)], 1))
             pairs = torch.cartesian_prod(torch.arange(out, device=device), torch.arange(inputs, device=device))
             ends.append(torch.stack([pairs[:, 1] + first[block.source], pairs[:, 0] + first[block.target]]))
