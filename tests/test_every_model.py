@@ -40,6 +40,8 @@ CNN = {
 }
 LARGE = CNN | {"filter_size": 9, "conv_depth": 4, "conv_width": 4, "dense_width": 32, "image_shape": [3, 12, 12]}
 MLP = {"family": "mlp", "depth": 4, "width": 7, "image_shape": [1, 5, 5], "num_classes": 3, "batch_norm": False}
+VIT = {"family": "vit", "depth": 1, "width": 4, "heads": 2, "patch": 2, "readout": "class"}
+VIT |= {"image_shape": [1, 4, 4], "num_classes": 3}
 
 
 class Residual(nn.Module):
@@ -55,8 +57,14 @@ class Residual(nn.Module):
         return self.last(x[:, ::2] * x[:, 1::2])
 
 
-BUILD = {"cnn": lambda: build(CNN), "large": lambda: build(LARGE), "mlp": lambda: build(MLP), "residual": Residual}
-IMAGES = {"cnn": (1, 9, 9), "large": (3, 12, 12), "mlp": (1, 5, 5), "residual": (1, 3, 3)}
+BUILD = {
+    "cnn": lambda: build(CNN),
+    "large": lambda: build(LARGE),
+    "mlp": lambda: build(MLP),
+    "residual": Residual,
+    "vit": lambda: build(VIT),
+}
+IMAGES = {"cnn": (1, 9, 9), "large": (3, 12, 12), "mlp": (1, 5, 5), "residual": (1, 3, 3), "vit": (1, 4, 4)}
 
 
 @functools.cache
@@ -169,7 +177,8 @@ def test_every_parameter_gets_a_finite_gradient(name):
     model = new_model(name)
     if not isinstance(model, nn.Module):
         pytest.skip("fitted in one go, without gradients")
-    loss_of(model.train(), [nets("cnn", 3, 25), nets("large", 2, 26), nets("residual", 3, 27)]).backward()
+    batch = [nets("cnn", 3, 25), nets("large", 2, 26), nets("residual", 3, 27), nets("vit", 3, 28)]
+    loss_of(model.train(), batch).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert not [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()]
     assert not [name for name, gradient in gradients.items() if gradient is not None and not gradient.any()]
