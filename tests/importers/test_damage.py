@@ -35,6 +35,7 @@ def nws(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("format", "make"), [("small_cnn", small_cnn), ("nws", nws)])
 def test_flips_and_truncations_are_errors_or_told_by_the_digest(tmp_path: Path, format: str, make: Any):
     source, generator = make(tmp_path / "source"), np.random.default_rng(1)
