@@ -78,6 +78,10 @@ def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgr
             return torch.export.export(module, example_inputs, strict=False)
         except Exception as error:
             why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            if "not a known type" in why:
+                why = (
+                    f"{why.partition('. ')[0]}. Let it take and give tensors; in transformers that is use_cache=False."
+                )
             raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {why}") from error
 
 

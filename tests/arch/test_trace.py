@@ -259,6 +259,19 @@ def test_a_tied_weight_moves_under_all_of_its_names():
     assert not torch.equal(moved["2.one.weight"], net.state_dict()["2.one.weight"])
 
 
+class WithCache(nn.Linear):
+    """Gives what torch.export does not know, as transformers' nets do by default."""
+
+    class Cache:
+        pass
+
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)), WithCache.Cache()
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [
@@ -267,6 +280,10 @@ def test_a_tied_weight_moves_under_all_of_its_names():
         (conv_net(nn.AvgPool2d(2, divisor_override=3)), "divisor_override"),
         (nn.ReLU(), "no weight tensor"),
         (nn.Linear(5, 2), "cannot be exported"),
+        (
+            WithCache(),
+            r"torch.export: Found <class .*Cache'> in output.* Let it take and give tensors; .*use_cache=False",
+        ),
     ],
 )
 def test_uses_that_no_rule_knows_are_refused(net, message):
