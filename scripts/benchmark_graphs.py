@@ -27,6 +27,14 @@ from metanet.views.graph import EDGE_TYPES, GRID, Blocked, blocked, sparse
 from metanet.zoo import nets
 
 ARCHITECTURES: list[dict[str, Any]] = [
+    {
+        "family": "small_cnn",
+        "image_shape": [1, 28, 28],
+        "num_classes": 10,
+        "batch_norm": False,
+        "conv_depth": 3,
+        "conv_width": 16,
+    },
     {"family": "mlp", "image_shape": [1, 7, 7], "num_classes": 10, "batch_norm": False, "depth": 2, "width": 64},
     {
         "family": "nws_cnn",
