@@ -311,7 +311,7 @@ def test_a_command_has_its_sections_back(tmp_path):
 
 def test_the_terminal_shows_every_score_at_80_columns_and_intervals_where_they_fit(runs):
     (found,) = comparisons(runs)
-    for width, fits in ((80, False), (200, True)):
+    for width, fits in ((30, False), (80, False), (200, True)):
         console = rich.console.Console(width=width, record=True, file=io.StringIO())
         tables.print_to(console, findings.scores(found), "Scores")
         text = console.export_text()

@@ -69,10 +69,17 @@ def to_rich(table: Table, title: str, full: bool = True) -> rich.table.Table:
 
 
 def print_to(console: rich.console.Console, table: Table, title: str) -> None:
-    """In full where the console is wide enough for it."""
-    full = to_rich(table, title)
-    fits = console.measure(full, options=console.options.update(max_width=10**4)).maximum <= console.width
-    console.print(full if fits else to_rich(table, f"{title} (a wider terminal shows more)", full=False))
+    """In full where the console is wide enough for it, and never narrower than its numbers, which would break."""
+
+    def width(shown: rich.table.Table) -> int:
+        return console.measure(shown, options=console.options.update(max_width=10**4)).maximum
+
+    shown = to_rich(table, title)
+    if width(shown) > console.width:
+        shown = to_rich(table, f"{title} (a wider terminal shows more)", full=False)
+    before, console.width = console.width, max(console.width, width(shown))
+    console.print(shown)
+    console.width = before
 
 
 def to_markdown(table: Table) -> str:
