@@ -11,7 +11,10 @@ from torch import Tensor
 
 from metanet.zoo import disk, layout, manifest, shards
 
-REMEDY = "Remove the file and give the same make_zoo command again: what it held is trained anew."
+REMEDY = (
+    "Remove the file and give the same make_zoo command again: what it held is trained anew. "
+    "An imported zoo is imported again."
+)
 
 
 def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -> Iterator[str]:
