@@ -23,7 +23,7 @@ from metanet.arch.certificate import certify, orbits
 from metanet.arch.layout import whole
 from metanet.arch.record import Call, Record, UnsupportedOperator
 from metanet.arch.symmetry import from_axes
-from metanet.arch.template import Block, Link, Space, Template
+from metanet.arch.template import Block, Link, Operation, Space, Template
 from metanet.arch.value import Entry, SpaceDraft, Value, draft_of
 
 __all__ = ["UnsupportedOperator", "trace"]
@@ -147,6 +147,8 @@ class _Walk:
             count = sum(draft.role == "input" for draft in self.record.spaces)
             draft = SpaceDraft(f"input:{count + 1}" if count else "input", "input", fixed(1))
             draft.undecided = tuple(example.shape)
+            if count:  # arguments of one shape differ by their place alone
+                draft.operations.append(Operation("input", {"number": count}))
             self.record.spaces.append(draft)
             sizes = draft.undecided
             shared = len(node.users) > 1

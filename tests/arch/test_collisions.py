@@ -232,6 +232,33 @@ def test_different_functions_of_the_same_weights_have_different_graphs(differenc
         assert one != other
 
 
+class OfTwo(nn.Module):
+    """Two layers on two inputs of one shape; `order` says which layer reads which, and which result comes first."""
+
+    def __init__(self, order: tuple[int, int] = (0, 1), results: tuple[int, int] | None = None):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 4), nn.Linear(3, 4)])
+        self.order, self.results = order, results
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        one, other = (layer(inputs[place]) for layer, place in zip(self.layers, self.order, strict=True))
+        whole = (torch.tanh(one), torch.sigmoid(other))
+        return whole[0] * whole[1] if self.results is None else tuple(whole[i] for i in self.results)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(OfTwo(), OfTwo((1, 0))), (OfTwo(), OfTwo((0, 0))), (OfTwo(results=(0, 1)), OfTwo(results=(1, 0)))],
+    ids=["swapped inputs", "an input that is not read", "swapped outputs"],
+)
+def test_the_place_of_inputs_and_outputs_of_one_shape_is_in_the_hash(one, other):
+    state = {name: torch.full_like(value, 0.5) for name, value in one.state_dict().items()}  # equal layers
+    state["layers.1.bias"] += 1
+    inputs = torch.zeros(1, 3), torch.zeros(1, 3)
+    hashes = [canonical_hash(metanet.trace(net.eval(), *inputs).graph(state)) for net in (one, one, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 SAME = {
     "dropout": (lambda: layers(conv(), nn.ReLU), lambda: layers(conv(), partial(nn.Dropout, 0.5), nn.ReLU)),
     "identity": (lambda: layers(conv(), nn.ReLU), lambda: layers(conv(), nn.Identity, nn.ReLU)),

@@ -25,6 +25,6 @@ EXAMPLES: dict[str, Example] = {
     operator: example for module in MODULES for operator, example in module.EXAMPLES.items()
 }
 LINKS: tuple[str, ...] = tuple(dict.fromkeys(kind for module in MODULES for kind in module.LINKS))
-OPERATIONS: dict[str, tuple[str, ...]] = {"bias": (), "hidden": (), "output": ("number",)} | {
+OPERATIONS: dict[str, tuple[str, ...]] = {"bias": (), "hidden": (), "input": ("number",), "output": ("number",)} | {
     kind: attributes for module in MODULES for kind, attributes in module.OPERATIONS.items()
 }
