@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +25,17 @@ class Field:
     prefix: str
     check: Check = SIZE  # its kind is the type of the manifest's column
     of_each: str | None = None  # an earlier field, a number of layers: each has a value; an architecture's is "3-7-5"
+    digest: bool = False  # a long text, of which names and manifests hold the start of its SHA-256
 
     def named(self, value: Any) -> str:
         """The value in a name; a flag that is off does not show."""
         if self.check.kind is bool:
             return self.prefix if value else ""
-        return f"{self.prefix}{value}"
+        return f"{self.prefix}{self.shown(value)}"
+
+    def shown(self, value: Any) -> Any:
+        """The value in a manifest."""
+        return hashlib.sha256(value.encode()).hexdigest()[:12] if self.digest and value is not None else value
 
     @property
     def kind(self) -> type:

@@ -50,7 +50,10 @@ def arch_name(arch: Mapping[str, Any]) -> str:
 
 
 def input_shape(arch: Mapping[str, Any]) -> list[int]:
-    """Of what a net reads, without the batch: an image, or a place in one."""
+    """Of what a net reads, without the batch: an image, a place in one, or what the family says."""
+    own = getattr(FAMILIES[arch["family"]], "input_shape", None)
+    if own is not None:
+        return own(arch)
     return [2] if task(arch) == "image_fitting" else list(arch["image_shape"])
 
 
@@ -70,14 +73,15 @@ def check(arch: Mapping[str, Any]) -> None:
     for name, field in family.FIELDS.items():
         if problem := field.problem(name, arch):
             raise ValueError(f"architecture {dict(arch)}: {problem}")
+    shown = dict(arch) | {name: field.shown(arch[name]) for name, field in family.FIELDS.items()}
     sizes = [*arch["image_shape"], arch["num_classes"]]
     if len(sizes) != 4 or any(type(size) is not int or size < 1 for size in sizes):
         raise ValueError(
-            f"architecture {dict(arch)}: found image_shape {arch['image_shape']} and {arch['num_classes']} classes, "
+            f"architecture {shown}: found image_shape {arch['image_shape']} and {arch['num_classes']} classes, "
             f"expected three sizes and a number of at least 1"
         )
     if expects := family.expects(arch):
-        raise ValueError(f"architecture {dict(arch)}: expected {expects}")
+        raise ValueError(f"architecture {shown}: expected {expects}")
 
 
 def _one_of(name: object, known: Iterable[str], what: str) -> None:

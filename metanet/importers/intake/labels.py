@@ -141,8 +141,8 @@ def _net(row: Row, answer: Parsed, archs: Architectures, kinds: Mapping[str, typ
     tensors = answer.tensors
     if row.get("row"):
         tensors = {name: tensor[_place(row, tensor, where)] for name, tensor in tensors.items()}
-    if arch["family"] == "factory":
-        tensors = {f"net.{name}": tensor for name, tensor in tensors.items()}
+    if layer := getattr(nets.FAMILIES.get(arch["family"]), "LAYER", None):
+        tensors = {f"{layer}.{name}": tensor for name, tensor in tensors.items()}
     values = {name: _value(row.get(name, ""), kind) for name, kind in kinds.items()}
     brings = arch["family"] in nets.FAMILIES and nets.brings_activation(arch)
     activation = row.get("activation") or (OWN if brings else "")

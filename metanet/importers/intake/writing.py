@@ -224,7 +224,11 @@ class _Writer:
             "activation": found.activation,
             "dropout": found.dropout,
         }
-        architecture = {name: found.arch.get(name) for name in self.columns["architecture"]}
+        fields = FAMILIES[found.arch["family"]].FIELDS
+        architecture = {"family": found.arch["family"]} | {
+            name: fields[name].shown(found.arch[name]) if name in fields else None
+            for name in self.columns["architecture"][1:]
+        }
         return {**found.values, **found.metrics, **place, **architecture, **verbatim}
 
 

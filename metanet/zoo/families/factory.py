@@ -22,6 +22,7 @@ FIELDS = {
     "factory": Field("-", Check(str, "package:function", lambda name: bool(re.fullmatch(r"[\w.]+:\w+", str(name)))))
 }
 OWN_ACTIVATION = True
+LAYER = "net"
 _allowed: set[str] = set()
 
 
@@ -42,7 +43,7 @@ def layers(arch: Arch, activation: type[nn.Module], dropout: float) -> Layers:
             f"refused to call {name}, which these nets say they are made by: it is code that the files chose. If you "
             f"trust it, set {VARIABLE}={name} and give the same command again."
         )
-    yield "net", made(name)
+    yield LAYER, made(name)
 
 
 def allow(name: str) -> None:
