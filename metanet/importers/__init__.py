@@ -8,6 +8,7 @@ A format's docstring says what its files are, whose they are, and how their layo
 format opens no file in any other way. Its keyword-only arguments are the options it takes on the command line. `Source`
 names the columns of metadata and streams nets in torch's layout, one snapshot at a time, or the reason why one is left
 out. Everything else (checks against the module, shards, manifest, rejection report) is done by intake/writing.py.
+A tiny source of the format belongs into EXAMPLES of tests/importers/examples.py, which puts it under the shared tests.
 """
 
 import importlib

@@ -84,7 +84,8 @@ def tensors(numbers: np.ndarray, arch: Mapping[str, Any], where: str) -> dict[st
     if len(numbers) != count:
         raise ValueError(f"{where}: found {len(numbers):,} numbers, expected {count:,} for {dict(arch)}")
     layers = [name.removesuffix(".weight") for name in wanted if name.endswith(".weight")]
-    flat, start = torch.from_numpy(numbers.astype(np.float32)), 0
+    with np.errstate(over="ignore"):  # to infinity, which is left out as such
+        flat, start = torch.from_numpy(numbers.astype(np.float32)), 0
     found: dict[str, Tensor] = {}
     for layer in layers:  # in the module's order, which is theirs: kernel, then its norm
         norm = f"{layer}.running_mean" in wanted

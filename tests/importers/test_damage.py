@@ -1,8 +1,12 @@
-"""Damage to raw formats, which have no checksum: an error or a zoo whose digest tells, never a crash."""
+"""Damage to any file of any format: an error with its exit code, or a zoo that its SHA-256 tells from the right one."""
 
 import contextlib
 import json
+import os
 import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +15,160 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from metanet import commandline, importers
+from metanet.importers.intake import writing
 from metanet.importers.intake.writing import import_zoo
-from tests.importers import foreign, test_nws, test_small_cnn
+from metanet.zoo.store import Zoo
+from tests.importers.examples import EXAMPLES
+from tests.zoo.making import tree
+
+CODES = {
+    commandline.BAD_DATA,
+    commandline.NO_INPUT,
+    commandline.CANNOT_CREATE,
+    commandline.IO_ERROR,
+    commandline.LOCKED,
+    commandline.REFUSED,
+}
+SECONDS = 30  # after which an import of a few small nets counts as hanging
+SMALL = 4096  # bytes of a file that is cut at every length; of a larger one every length near its structure is
 
 
-def small_cnn(folder: Path) -> Path:
-    weights = np.stack([foreign.integers(4970, seed) for seed in range(9)]).astype(np.float32)
-    return test_small_cnn.put(folder, weights, test_small_cnn.metrics()[:9], packed=False)
+class Hangs(BaseException):
+    """No handler of an error may take it for one."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """In memory, and without fsync: thousands of small zoos are written here."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(writing, "progress", lambda *_: contextlib.nullcontext(lambda *_: None))
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as found:
+        yield Path(found)
+
+
+class Damaged:
+    """One example, its files as they are when whole, and what an import of a damaged copy gives."""
+
+    def __init__(self, format: str, folder: Path):
+        self.format, self.example, self.folder = format, EXAMPLES[format], folder
+        self.example.put(folder / "source")
+        self.files = sorted(path for path in (folder / "source").rglob("*") if path.is_file())
+        whole = import_zoo(format, folder / "source", folder / "zoo", **self.example.options)
+        self.whole, self.tree, self.digest = _weights(whole), tree(whole.path), whole.record["source"]["sha256"]
+        assert whole.record["source"]["left_out"] in (0, 18)  # the NWS example has 2 of 20 snapshots
+        shutil.rmtree(folder / "zoo")
+
+    def outcome(self, path: Path, data: bytes) -> str:
+        """What an import gives with `data` at `path`: "error", "left out", or a "zoo" of all the nets."""
+        good = path.read_bytes()
+        path.write_bytes(data)
+        try:
+            with _hangs_after(SECONDS):
+                zoo = import_zoo(self.format, self.folder / "source", self.folder / "zoo", **self.example.options)
+        except (ValueError, OSError) as found:
+            zoo = found
+        finally:
+            path.write_bytes(good)
+        if isinstance(zoo, Exception):
+            assert commandline.exit_code(zoo) in CODES
+            assert str(zoo)
+            assert not (self.folder / "zoo").exists()
+            return "error"
+        assert zoo.verify() == []
+        weights = _weights(zoo)
+        if zoo.record["source"]["sha256"] == self.digest:
+            assert tree(zoo.path) == self.tree, "another zoo under the same SHA-256"
+        if path.name.endswith(self.example.checked):
+            assert weights == {where: self.whole[where] for where in weights}, "another net out of a checked file"
+        shutil.rmtree(zoo.path)
+        return "zoo" if weights.keys() == self.whole.keys() else "left out"
+
+
+def _weights(zoo: Zoo) -> dict[str, str]:
+    """Where a net was in the source -> SHA-256 of its weights."""
+    return {row["source.where"]: row["sha256"] for row in zoo.manifest.to_pylist()}
+
+
+@contextlib.contextmanager
+def _hangs_after(seconds: int) -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise Hangs(f"no answer after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def lengths(data: bytes) -> list[int]:
+    """Every length to cut a small file to; of a large one those at its ends and structure, and a thousand others."""
+    if len(data) <= SMALL:
+        return list(range(len(data)))
+    near = {*range(1024), *range(len(data) - 512, len(data)), *range(0, len(data), len(data) // 1000)}
+    for mark in (b"PK", b"\n", b"{", b'"', b"TREE", b"SNOD"):
+        place = data.find(mark)
+        while place >= 0 and len(near) < 10_000:
+            near |= {place + offset for offset in range(-1, len(mark) + 2)}
+            place = data.find(mark, place + 1)
+    return sorted(length for length in near if 0 <= length < len(data))
+
+
+def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """The bytes with one bit flipped, a `count` of times; every second time near the start, where headers are."""
+    generator = np.random.default_rng(seed)
+    for number in range(count if data else 0):
+        changed = bytearray(data)
+        changed[generator.integers(len(data) if number % 2 else min(len(data), 512))] ^= 1 << generator.integers(8)
+        yield bytes(changed)
+
+
+def test_every_format_has_an_example():
+    missing = [name for name in importers.formats() if name not in EXAMPLES]
+    assert not missing, f"add a tiny source of {', '.join(missing)} to EXAMPLES in tests/importers/examples.py"
+
+
+@pytest.mark.parametrize("most", [50, pytest.param(10**9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format", EXAMPLES)
+def test_a_file_cut_at_any_length_is_an_error_or_told_by_the_digest(folder: Path, format: str, most: int):
+    damaged = Damaged(format, folder)
+    cuts = [(path, length) for path in damaged.files for length in lengths(path.read_bytes())]
+    chosen = np.random.default_rng(0).permutation(len(cuts))[:most]
+    outcomes = [damaged.outcome(path, path.read_bytes()[:length]) for path, length in map(cuts.__getitem__, chosen)]
+    assert {"error", "left out"} & set(outcomes)
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format", EXAMPLES)
+def test_any_flipped_bit_is_an_error_or_told_by_the_digest(folder: Path, format: str, count: int):
+    damaged = Damaged(format, folder)
+    outcomes = []
+    for number, path in enumerate(damaged.files):
+        share = -(-count // len(damaged.files))
+        outcomes += [damaged.outcome(path, data) for data in flips(path.read_bytes(), share, number)]
+    assert "zoo" in outcomes
+    assert {"error", "left out"} & set(outcomes)
+
+
+def test_an_importer_that_guesses_would_be_found(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """The negative twin: weights that change under the same digest, and out of a file with checksums."""
+    damaged = Damaged("inr", folder)
+    first, second = damaged.files
+    with pytest.raises(AssertionError, match="another net out of a checked file"):
+        damaged.outcome(first, second.read_bytes())
+    shutil.rmtree(damaged.folder / "zoo")
+    monkeypatch.setattr(writing.Folder, "sha256", lambda self: damaged.digest)
+    with pytest.raises(AssertionError, match="another zoo under the same SHA-256"):
+        damaged.outcome(first, second.read_bytes())
 
 
 def nws(folder: Path) -> Path:
-    """One run, with two of its snapshots."""
-    row = test_nws.described()
-    run = folder / "run"
-    (run / "weights").mkdir(parents=True)
-    np.tile([700.0, 50, 51, 52, 53], 20).tofile(run / "error.bin")
-    np.array([20.0, 1, 1, 1]).tofile(run / "stat.bin")
-    for snapshot in (1, 2):
-        test_nws.written(test_nws.variables(row, snapshot)).tofile(run / "weights" / f"{snapshot:03d}.bin")
-    count = (run / "weights" / "001.bin").stat().st_size // 8
-    lines = {**row, "path": "run", "weightn_conv": 100, "weightn_fc": count - 100}
-    (folder / "all.csv").write_text(f"{','.join(lines)}\n{','.join(map(str, lines.values()))}\n")
+    EXAMPLES["nws"].put(folder)
     return folder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("format", "make"), [("small_cnn", small_cnn), ("nws", nws)])
-def test_flips_and_truncations_are_errors_or_told_by_the_digest(tmp_path: Path, format: str, make: Any):
-    source, generator = make(tmp_path / "source"), np.random.default_rng(1)
-    whole = import_zoo(format, source, tmp_path / "zoo").record["source"]
-    files = sorted(path for path in source.rglob("*") if path.is_file())
-    outcomes = {"error": 0, "zoo": 0}
-    for attempt in range(30):
-        path = files[attempt % len(files)]
-        good = path.read_bytes()
-        bad = bytearray(good)
-        if attempt % 3:
-            bad[generator.integers(min(len(bad), 2000))] ^= 1 << generator.integers(8)
-        else:
-            del bad[generator.integers(len(bad)) :]
-        path.write_bytes(bad)
-        shutil.rmtree(tmp_path / "zoo", ignore_errors=True)
-        outcome = "error"
-        with contextlib.suppress(ValueError, OSError):
-            zoo = import_zoo(format, source, tmp_path / "zoo")
-            assert zoo.verify() == []
-            assert zoo.record["source"]["sha256"] != whole["sha256"]
-            outcome = "zoo"
-        outcomes[outcome] += 1
-        assert (tmp_path / "zoo").exists() == (outcome == "zoo")
-        path.write_bytes(good)
-    assert min(outcomes.values()) > 2, outcomes
 
 
 @pytest.mark.parametrize("column", ["depth_conv", "width_conv", "filter_size", "width_fc", "depth_fc"])
@@ -76,14 +183,8 @@ def test_sizes_that_a_table_claims_allocate_nothing(tmp_path: Path, column: str)
 
 def test_a_claimed_width_within_limits_is_compared_before_it_is_built(tmp_path: Path):
     (tmp_path / "own").mkdir()
-    arch = {
-        "family": "mlp",
-        "depth": 3,
-        "width": 65_000,
-        "batch_norm": False,
-        "image_shape": [1, 2, 2],
-        "num_classes": 2,
-    }
+    arch: dict[str, Any] = {"family": "mlp", "depth": 3, "width": 65_000, "batch_norm": False}
+    arch |= {"image_shape": [1, 2, 2], "num_classes": 2}
     (tmp_path / "own" / "archs.json").write_text(json.dumps({"large": arch}))
     save_file({"head.weight": torch.ones(2, 3)}, tmp_path / "own" / "x.safetensors")
     (tmp_path / "own" / "nets.csv").write_text("path,arch,activation\nx.safetensors,large,relu\n")

@@ -29,6 +29,12 @@ def weights(channels: int, seed: int) -> dict[str, Tensor]:
     return found
 
 
+def layer(inner: int, out: int, seed: int) -> dict[str, Tensor]:
+    """The weight and bias of one dense layer."""
+    numbers = torch.from_numpy(foreign.integers(out * (inner + 1), seed)).float()
+    return {"weight": numbers[out:].view(out, inner).clone(), "bias": numbers[:out].clone()}
+
+
 def forward(state_dict: dict[str, Tensor], omega: float, x: Tensor) -> Tensor:
     """What their INR gives before it adds 0.5."""
     values = [tensor.double() for tensor in state_dict.values()]

@@ -249,10 +249,39 @@ def test_a_wrong_row_is_left_out_with_the_reason(tmp_path: Path, change: dict[st
 
 
 @pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ([], "expected {name: architecture}, each an object with a family"),
+        ({"depth": 3}, "each an object with a family"),
+        ({"family": []}, "each an object with a family"),
+        ({"family": "mlp", "image_shape": 5}, "expected numbers and text, and image_shape"),
+        ({**MLP, "image_shape": [1, [2], 2]}, "expected numbers and text, and image_shape"),
+        ({**MLP, "width": {}}, "expected numbers and text"),
+        ({**MLP, "width": "3"}, "found width '3'"),
+        ({**MLP, "family": "mlb"}, "unknown family 'mlb'.*did you mean mlp"),
+    ],
+)
+def test_an_architecture_that_is_none_is_told(tmp_path: Path, arch: Any, message: str):
+    put_csv(tmp_path / "own" / "nets.csv", own_table(tmp_path / "own", 1))
+    (tmp_path / "own" / "archs.json").write_text(json.dumps({"small": arch}))
+    with pytest.raises(ValueError, match=message):
+        import_zoo("table", tmp_path / "own", tmp_path / "zoo")
+
+
+@pytest.mark.parametrize("column", ["step", "seed"])
+def test_numbers_beyond_64_bits_are_left_out(tmp_path: Path, column: str):
+    rows = [row | {column: 10 ** (20 * row["row"])} for row in own_table(tmp_path / "own", 2)]
+    put_csv(tmp_path / "own" / "nets.csv", rows)
+    zoo = import_zoo("table", tmp_path / "own", tmp_path / "zoo")
+    assert json.loads((zoo.path / "left_out.json").read_text())["reasons"] == {"a number beyond 64 bits": 2}
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("nets.csv", "file,lr\na,1\n", "expected distinct ones, with path"),
         ("nets.json", "[1]", "expected rows with a column path"),
+        ("nets.json", r'[{"path": "\ud800"}]', "no readable JSON.*surrogates not allowed"),
         ("nets.parquet", "no parquet", "nets.parquet"),
         ("other.csv", "path\n", "found no table, expected nets.csv"),
     ],

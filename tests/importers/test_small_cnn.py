@@ -14,7 +14,12 @@ import torch
 from metanet.importers.intake.writing import import_zoo
 from tests.importers import foreign
 
-SHAPES = [("conv2d", (3, 3, 1, 16)), ("conv2d_1", (3, 3, 16, 16)), ("conv2d_2", (3, 3, 16, 16)), ("dense", (16, 10))]
+SHAPES: list[tuple[str, tuple[int, ...]]] = [
+    ("conv2d", (3, 3, 1, 16)),
+    ("conv2d_1", (3, 3, 16, 16)),
+    ("conv2d_2", (3, 3, 16, 16)),
+    ("dense", (16, 10)),
+]
 EPOCHS = (0, 1, 2, 3, 20, 40, 60, 80, 86)
 RUNS = [("relu", "adam", "GlorotNormal"), ("tanh", "sgd", "he_normal"), ("relu", "rmsprop", "Orthogonal")]
 
@@ -51,11 +56,17 @@ def metrics(**changes: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def put(folder: Path, weights: np.ndarray, rows: list[dict[str, Any]], packed: bool = True) -> Path:
+def put(
+    folder: Path,
+    weights: np.ndarray,
+    rows: list[dict[str, Any]],
+    packed: bool = True,
+    shapes: list[tuple[str, tuple[int, ...]]] = SHAPES,
+) -> Path:
     folder.mkdir(exist_ok=True)
     np.save(folder / "weights.npy", weights)
     lines, start = ["varname,start_idx,end_idx,size,shape"], 0
-    for name, shape in SHAPES:
+    for name, shape in shapes:
         for variable, sizes in (("bias", shape[-1:]), ("kernel", shape)):
             end = start + int(np.prod(sizes))
             lines.append(f'sequential/{name}/{variable}:0,{start},{end},{end - start},"{sizes}"')

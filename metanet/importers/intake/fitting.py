@@ -21,6 +21,10 @@ COUNTER = "num_batches_tracked"  # of batch norm; it changes no output, and many
 def _expected(arch: str) -> dict[str, tuple[torch.Size, bool]]:
     """Name -> shape, and whether it is floating-point, in the module's order."""
     described = json.loads(arch)
+    shape = described.get("image_shape")
+    fields = [value for name, value in described.items() if name != "image_shape"]
+    if not isinstance(shape, list) or any(isinstance(value, dict | list) for value in [*shape, *fields]):
+        raise ValueError(f"found the architecture {described}, expected numbers and text, and image_shape [1, 28, 28]")
     large = {name: value for name, value in described.items() if isinstance(value, int) and value > MOST_SIZE}
     if large:
         raise ValueError(f"found the sizes {large}, expected at most {MOST_SIZE:,}")

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class Folder:
                 version = np.lib.format.read_magic(file)
                 read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
                 shape, _, dtype = read(file)
-            except (ValueError, KeyError, EOFError, RecursionError, MemoryError) as error:
+            except (ValueError, KeyError, EOFError, RecursionError, MemoryError, tokenize.TokenError) as error:
                 raise ValueError(f"{path}: no .npy file of numbers ({error})") from error
             offset = file.tell()
         if dtype.hasobject:
@@ -177,6 +178,9 @@ def path_problem(name: str) -> str | None:
 def parse_json(text: str, where: str) -> Any:
     """Raises ValueError, which names `where`, for what is no JSON."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text: UnicodeEncodeError
+        return found
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: no readable JSON ({error})") from error

@@ -41,8 +41,8 @@ class Architectures:
         Raises:
             ValueError: the row names none, and no module was given.
         """
-        name = row.get("arch")
-        if name and isinstance(self.named.get(name), dict):
+        name = row.get("arch", "")
+        if name in self.named:
             return dict(self.named[name])
         if self.module is None or name:
             raise ValueError(
@@ -59,8 +59,9 @@ def architectures(folder: Folder, module: str | None, input: list[int] | None) -
         ValueError: no such module, no input of [1, channels, height, width], or an output that is no [batch, numbers].
     """
     named = folder.json(ARCHS) if folder.has(ARCHS) else {}
-    if not isinstance(named, dict):
-        raise ValueError(f"{folder.root / ARCHS}: found a {type(named).__name__}, expected {{name: architecture}}")
+    described = list(named.values()) if isinstance(named, dict) else [named]
+    if not all(isinstance(arch, dict) and isinstance(arch.get("family"), str) for arch in described):
+        raise ValueError(f"{folder.root / ARCHS}: expected {{name: architecture}}, each an object with a family")
     if module is None:
         return Architectures(named, None)
     if not input or len(input) != 4 or min(input) < 1:
@@ -101,9 +102,8 @@ def table(folder: Folder, parser: Parser, name: str) -> list[Row]:
 def source(folder: Folder, parser: Parser, rows: list[Row], archs: Architectures) -> Source:
     """The nets of a table. Columns with our own names keep their kind; of others the values tell."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    families = {arch["family"] for arch in archs.named.values() if isinstance(arch, dict) and "family" in arch}
-    families |= {"factory"} if archs.module else set()
-    known = [name for name in sorted(families) if name in nets.FAMILIES]
+    families = [*(arch["family"] for arch in archs.named.values()), *(["factory"] if archs.module else [])]
+    known = [name for name in nets.FAMILIES if name in families]
     taken = {*PLACES, *METRICS, *manifest.PLACE.names, "family", "sha256"}
     taken |= {field for name in known for field in nets.FAMILIES[name].FIELDS}
     labels = [name for name in columns if name not in taken]

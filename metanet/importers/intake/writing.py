@@ -157,8 +157,8 @@ class _Writer:
     def _add(self, found: Foreign) -> LeftOut | None:
         """Takes a net into its architecture's pool, or says why not."""
         try:
-            arch_name = nets.arch_name(found.arch)
             tensors = fitting.fit(found.tensors, found.arch, found.where)
+            arch_name = nets.arch_name(found.arch)
         except ValueError as error:
             return LeftOut(found.where, "does not fit its architecture", str(error), isinstance(error, RefusedError))
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
@@ -166,6 +166,9 @@ class _Writer:
             return LeftOut(found.where, "weights that are not finite", f"{found.where}: {bad[0]} is not finite")
         if found.activation not in nets.ACTIVATIONS and not nets.brings_activation(found.arch):
             return LeftOut(found.where, "unknown activation", f"{found.where}: found {found.activation!r}")
+        large = [value for value in (found.step, *found.values.values()) if type(value) is int and abs(value) >> 63]
+        if large:
+            return LeftOut(found.where, "a number beyond 64 bits", f"{found.where}: found {large[0]}")
         net = self._numbers.setdefault((found.run, found.net), len(self._numbers))
         if (net, found.step) in self._seen:
             return LeftOut(found.where, "a run's step that is there already", f"{found.where}: step {found.step}")
