@@ -1,48 +1,49 @@
-"""Writes nets of a zoo as single checkpoints: safetensors with the ordinary state_dict, and in the metadata, as JSON
-under "metanet", the architecture and the net's row of the manifest. `python -m metanet.predict` reads them.
+"""Writes nets of a zoo as files for other tools, and for `python -m metanet.predict`.
 
-    python scripts/export_nets.py zoo=zoos/digits_mini out=nets nets=[0,1]
-    python scripts/export_nets.py zoo=zoos/digits_mini out=nets                 # the last snapshot of every net
+    python scripts/export_nets.py zoo=zoos/demo out=nets nets=[0,1]
+    python scripts/export_nets.py zoo=zoos/demo out=nets                        # the last snapshot of every net
+    python scripts/export_nets.py zoo=zoos/demo out=graphs format=pyg step=0
+    python scripts/export_nets.py zoo=zoos/demo out=nets format=huggingface shard_size=1000000
+
+docs/export.md lists the formats, their files and their options. OUT lies under a hidden name until it is whole.
 """
 
+import sys
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING
 
-from metanet import commandline
-from metanet.progress import progress
-from metanet.zoo import disk, shards
-from metanet.zoo.store import Zoo, open_zoo
+from metanet import commandline, exporters
+from metanet.zoo.store import open_zoo
 
 
 @dataclass
 class Options:
     zoo: str = field(default=MISSING, metadata={"help": "the zoo's folder"})
-    out: str = field(default=MISSING, metadata={"help": "a folder for the checkpoints"})
-    nets: list[int] = field(default_factory=list, metadata={"help": "their numbers (all)"})
+    out: str = field(default=MISSING, metadata={"help": "a folder for the files, not there yet or empty"})
+    format: str = field(default=exporters.DEFAULT, metadata={"help": "a module of metanet/exporters"})
+    nets: list[int] = field(default_factory=list, metadata={"help": "their numbers (all that did not diverge)"})
     step: int | None = field(default=None, metadata={"help": "the snapshot's step (the last)"})
+    shard_size: int | None = field(
+        default=None, metadata={"help": "huggingface, pyg, table: bytes of a file at most, unless one tensor is larger"}
+    )
 
 
 def main(options: Options) -> None:
     zoo = open_zoo(options.zoo)
-    nets = options.nets or sorted(set(zoo.manifest["net"].to_pylist()))
-    snapshots = [(net, zoo.steps(net)[-1] if options.step is None else options.step) for net in nets]
-    for net, step in snapshots:
-        zoo.row(net, step)  # a net that is not there is an error before anything is written
-    out = Path(options.out)
-    disk.make_folder(out)
-    with progress(f"exporting to {out}", len(snapshots)) as advance:
-        for net, step in snapshots:
-            disk.write_atomically(out / f"net-{net}-step-{step}.safetensors", checkpoint(zoo, net, step))
-            advance()
-    print(f"{out}: {len(snapshots)} checkpoints")
-
-
-def checkpoint(zoo: Zoo, net: int, step: int) -> bytes:
-    """The safetensors file of one net."""
-    row = zoo.manifest.slice(zoo.row(net, step), 1).to_pylist()[0]
-    return shards.pack(zoo.state_dict(net, step), {**row, "arch": zoo.archs[row["arch"]], "arch_name": row["arch"]})
+    snapshots = exporters.choose(zoo, options.nets, options.step)
+    common = ("zoo", "out", "format", "nets", "step")
+    own: dict[str, Any] = {k: v for k, v in vars(options).items() if k not in common and v is not None}
+    try:
+        exporters.export_nets(zoo, snapshots, options.format, options.out, **own)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written, and the same command starts anew", file=sys.stderr)
+        sys.exit(130)
+    nets = set(options.nets or zoo.manifest["net"].to_pylist())
+    diverged = len(nets) - len(snapshots)
+    told = f"; {diverged} left out because they diverged" if diverged else ""
+    print(f"{options.out}: {len(snapshots)} nets{told}")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ out. Everything else (checks against the module, shards, manifest, rejection rep
 A tiny source of the format belongs into EXAMPLES of tests/importers/examples.py, which puts it under the shared tests.
 """
 
-import importlib
-import inspect
-import pkgutil
-from difflib import get_close_matches
+import sys
 from types import ModuleType
+
+from metanet import formats as by_name
 
 
 def formats() -> list[str]:
     """The names of all formats."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return by_name.names(sys.modules[__name__])
 
 
 def find(name: str) -> ModuleType:
@@ -29,14 +28,4 @@ def find(name: str) -> ModuleType:
     Raises:
         ValueError: no such format.
     """
-    if name not in formats():
-        close = get_close_matches(name, formats(), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"format={name}: expected one of {', '.join(formats())}{hint}")
-    return importlib.import_module(f"{__name__}.{name}")
-
-
-def options(format: ModuleType) -> list[str]:
-    """The names of the options that a format takes."""
-    parameters = inspect.signature(format.read).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    return by_name.find(sys.modules[__name__], name)

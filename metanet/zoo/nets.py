@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from metanet.zoo.families import FAMILIES, task
 from metanet.zoo.layers import Sin
@@ -39,6 +39,23 @@ def build(arch: Mapping[str, Any], *, activation: str = "relu", dropout: float =
 def brings_activation(arch: Mapping[str, Any]) -> bool:
     """Whether the architecture itself says the activation."""
     return getattr(FAMILIES[arch["family"]], "OWN_ACTIVATION", False)
+
+
+def own_names(tensors: Mapping[str, Tensor], arch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state_dict of `build(arch)` under the names that the net's owner knows; `full_names` undoes it."""
+    prefix = _prefix(arch)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def full_names(tensors: Mapping[str, Tensor], arch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """An owner's state_dict under the names of `build(arch)`."""
+    prefix = _prefix(arch)
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _prefix(arch: Mapping[str, Any]) -> str:
+    layer = getattr(FAMILIES.get(arch["family"]), "LAYER", None)
+    return f"{layer}." if layer else ""
 
 
 def arch_name(arch: Mapping[str, Any]) -> str:

@@ -18,11 +18,12 @@ from metanet.zoo import manifest, nets
 from metanet.zoo.families import factory
 from metanet.zoo.hyperparameters import HYPERPARAMETERS
 
-METRICS = ("train_accuracy", "valid_accuracy", "test_accuracy", "train_loss", "valid_loss", "test_loss", "psnr")
+METRICS = {**manifest.METRICS, "valid_accuracy": float, "valid_loss": float}
 PLACES = ("path", "row", "run", "net", "step", "epoch", "snapshot_fraction", "image_set", "arch")
 BOOLEANS = {"false": False, "true": True}
 ARCHS = "archs.json"
 FILE = "file"  # the metadata column with what stands in the file itself
+OF_SOURCE = "source."  # columns of a zoo that was imported once before, and say nothing of the training
 OWN = "own"  # the activation of a module that brings its own
 
 Row = dict[str, str]
@@ -106,9 +107,9 @@ def source(folder: Folder, parser: Parser, rows: list[Row], archs: Architectures
     known = [name for name in nets.FAMILIES if name in families]
     taken = {*PLACES, *METRICS, *manifest.PLACE.names, "family", "sha256"}
     taken |= {field for name in known for field in nets.FAMILIES[name].FIELDS}
-    labels = [name for name in columns if name not in taken]
+    labels = [name for name in columns if name not in taken and not name.startswith(OF_SOURCE)]
     kinds = {name: _kind(name, [row.get(name, "") for row in rows]) for name in labels}
-    metrics = {name: float for name in columns if name in METRICS}
+    metrics = {name: METRICS[name] for name in columns if name in METRICS}
     return Source(known, len(rows), _nets(folder, parser, rows, archs, kinds), kinds, metrics, [*columns, FILE])
 
 
@@ -141,8 +142,7 @@ def _net(row: Row, answer: Parsed, archs: Architectures, kinds: Mapping[str, typ
     tensors = answer.tensors
     if row.get("row"):
         tensors = {name: tensor[_place(row, tensor, where)] for name, tensor in tensors.items()}
-    if layer := getattr(nets.FAMILIES.get(arch["family"]), "LAYER", None):
-        tensors = {f"{layer}.{name}": tensor for name, tensor in tensors.items()}
+    tensors = nets.full_names(tensors, arch)
     values = {name: _value(row.get(name, ""), kind) for name, kind in kinds.items()}
     brings = arch["family"] in nets.FAMILIES and nets.brings_activation(arch)
     activation = row.get("activation") or (OWN if brings else "")
@@ -161,7 +161,7 @@ def _net(row: Row, answer: Parsed, archs: Architectures, kinds: Mapping[str, typ
         dropout=_optional(row, "dropout", where) or 0.0,
         image_set=row.get("image_set") or None,
         values=values,
-        metrics={name: _optional(row, name, where) for name in METRICS if name in row},
+        metrics={name: _metric(row, name, where) for name in METRICS if name in row},
         metadata={**row, FILE: json.dumps(answer.metadata, sort_keys=True) if answer.metadata else None},
     )
 
@@ -190,6 +190,10 @@ def _optional(row: Row, name: str, where: str) -> float | None:
     except ValueError as error:
         raise ValueError(f"{where}: {name}: found {row[name]!r}, expected a number") from error
     return number if math.isfinite(number) else None
+
+
+def _metric(row: Row, name: str, where: str) -> Any:
+    return _optional(row, name, where) if METRICS[name] is float else _value(row[name], METRICS[name])
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from metanet import importers
+from metanet import formats, importers
 from metanet.commandline import RefusedError
 from metanet.importers.intake import fitting
 from metanet.importers.intake.folder import Folder
@@ -42,10 +42,7 @@ def import_zoo(format: str, path: str | Path, out: str | Path, **options: Any) -
         OSError: disk full, no permission, ...
     """
     reader, out, folder = importers.find(format), Path(out), Folder(path)
-    known = importers.options(reader)
-    for name in options:
-        if name not in known:
-            raise ValueError(f"format={format} takes no {name}=; it takes {', '.join(known) or 'no options'}")
+    formats.check_options(format, reader.read, options)
     if out.exists():
         raise FileExistsError(f"{out}: is there already. Remove it, or choose another out=.")
     unfinished = out.with_name(f".{out.name}.import{disk.TEMPORARY}")
