@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch
 
 from metanet import commandline, machine
 from metanet.arch.template import VECTOR_DEFAULTS, Template
 from metanet.arch.trace import trace
-from metanet.views.codes import block_codes, fixed_positions, space_codes
-from metanet.views.graph import EDGE_TYPES, GRID, Blocked, blocked, sparse
+from metanet.views.graph import GRID, Blocked, ParameterGraph, blocked, sparse, wiring
 from metanet.zoo import nets
 
 ARCHITECTURES: list[dict[str, Any]] = [
@@ -103,38 +102,36 @@ def measure(arch: dict[str, Any], options: Options, copy: float) -> list[tuple[s
 
 
 def per_net_loop(template: Template, params: dict[str, Tensor]) -> Batch:
-    """One Data per net, layer by layer, then PyG's own collation; edges in the order of the layers.
+    """One ParameterGraph per net, layer by layer, then PyG's own collation; edges in the order of the layers.
 
-    The codes, which are the same for all nets, are looked up and not made again: that is in the loop's favour.
+    What is the same for all nets (codes, types) is looked up and not made again: that is in the loop's favour.
     """
     count, device = len(next(iter(params.values()))), next(iter(params.values())).device
     first = [sum(space.size for space in template.spaces[:i]) for i in range(len(template.spaces))]
-    spaces, blocks = space_codes(template, device), block_codes(template, device)
-    positions, types = fixed_positions(template, device), torch.eye(len(EDGE_TYPES), device=device)
+    wires = wiring(template, device=device)
+    shared = ("node_space", "place", "space_codes", "relation_codes", "relation_type", "relation_block", "u")
+    fields = {name: getattr(wires, name) for name in shared}
     constant = functools.partial(torch.full, device=device)
     graphs = []
     for net in range(count):
-        nodes, ends, edges = [], [], []
-        for number, space in enumerate(template.spaces):
+        nodes, ends, edges, relations = [], [], [], []
+        for space in template.spaces:
             vectors = [
                 params[space.vectors[role]][net] if role in space.vectors else constant((space.size,), default)
                 for role, default in VECTOR_DEFAULTS.items()
             ]
-            codes = spaces[number].repeat(space.size, 1)
-            nodes.append(torch.cat([torch.stack(vectors, 1), codes, positions[number]], 1))
+            nodes.append(torch.stack(vectors, 1))
         for number, block in enumerate(template.blocks):
             out, inputs, _ = block.shape
             height, width = (1, 1, *block.taps)[-2:]
             kernels = params[block.name][net].reshape(out * inputs, height, width)
             top, left = GRID // 2 - (height - 1) // 2, GRID // 2 - (width - 1) // 2
-            taps = F.pad(kernels, (left, GRID - width - left, top, GRID - height - top)).flatten(1)
-            codes = torch.cat(
-                [blocks[number], torch.zeros(3, device=device), types[0]]
-            )  # kernels of two axes fit the grid
-            edges.append(torch.cat([taps, codes.repeat(out * inputs, 1)], 1))
+            edges.append(F.pad(kernels, (left, GRID - width - left, top, GRID - height - top)).flatten(1))
             pairs = torch.cartesian_prod(torch.arange(out, device=device), torch.arange(inputs, device=device))
             ends.append(torch.stack([pairs[:, 1] + first[block.source], pairs[:, 0] + first[block.target]]))
-        graphs.append(Data(x=torch.cat(nodes), edge_index=torch.cat(ends, 1), edge_attr=torch.cat(edges)))
+            relations.append(constant((out * inputs,), number))  # kernels of two axes fit the grid
+        own = {"x": torch.cat(nodes), "edge_index": torch.cat(ends, 1), "edge_attr": torch.cat(edges)}
+        graphs.append(ParameterGraph(**fields, **own, edge_relation=torch.cat(relations)))
     return Batch.from_data_list(graphs)
 
 
@@ -142,9 +139,9 @@ def check(template: Template, params: dict[str, Tensor]) -> None:
     """The loop and `sparse` make the same graphs: edges are compared in order of destination, which is `sparse`'s."""
     ours, theirs = sparse(template, params), per_net_loop(template, params)
     order = theirs["edge_index"][1].argsort(stable=True)
-    assert torch.equal(ours["x"], theirs["x"]), "the loop and sparse() make different nodes"
-    assert torch.equal(ours["edge_index"], theirs["edge_index"][:, order]), "... different edges"
-    assert torch.equal(ours["edge_attr"], theirs["edge_attr"][order]), "... different edge features"
+    for name, tensor in dict(iter(theirs)).items():
+        theirs_sorted = tensor.index_select(int(name == "edge_index"), order) if name.startswith("edge_") else tensor
+        assert torch.equal(ours[name], theirs_sorted), f"the loop and sparse() make different {name}"
 
 
 def bytes_written(built: object) -> int:

@@ -29,11 +29,13 @@ from metanet import commandline
 from metanet.arch.check import check_symmetry
 from metanet.arch.template import VECTOR_ROLES, Template
 from metanet.progress import progress
-from metanet.views.graph import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, GRID, NODE_COLUMNS, blocked, sparse
+from metanet.views.codes import SPACE_COLUMNS
+from metanet.views.graph import EDGE_TYPES, GRAPH_COLUMNS, RELATION_COLUMNS, TAP_COLUMNS, blocked, sparse
 from metanet.views.scalar_graph import (
     SCALAR_EDGE_COLUMNS,
     SCALAR_EDGE_TYPES,
     SCALAR_NODE_COLUMNS,
+    SCALAR_RELATION_COLUMNS,
     edge_values,
     scalar_wiring,
 )
@@ -42,12 +44,19 @@ from metanet.zoo.disk import make_folder, one_writer, write_atomically
 from metanet.zoo.store import Zoo, open_zoo
 
 Advance = Callable[..., None]
+_OF_BUILDING = ("rows", "fixed_values")  # fields of a wiring that say where values belong
 CHUNK_BYTES = 1 << 28  # of what is in memory at once, and of a materialised file
-COLUMNS = {"x": NODE_COLUMNS, "edge_attr": EDGE_COLUMNS, "u": GRAPH_COLUMNS, "edge_type": EDGE_TYPES}
-SCALAR_COLUMNS = {
+SHARED_COLUMNS = {"space_codes": SPACE_COLUMNS, "u": GRAPH_COLUMNS}
+COLUMNS = SHARED_COLUMNS | {
+    "x": VECTOR_ROLES,
+    "edge_attr": TAP_COLUMNS,
+    "relation_codes": RELATION_COLUMNS,
+    "edge_type": EDGE_TYPES,
+}
+SCALAR_COLUMNS = SHARED_COLUMNS | {
     "x": SCALAR_NODE_COLUMNS,
     "edge_attr": SCALAR_EDGE_COLUMNS,
-    "u": GRAPH_COLUMNS,
+    "relation_codes": SCALAR_RELATION_COLUMNS,
     "edge_type": SCALAR_EDGE_TYPES,
 }
 
@@ -145,16 +154,15 @@ def materialize(
 ) -> None:
     """Writes the sparse graphs of some nets: what differs stacked over nets, what they share once.
 
-    Tensors: `x` [nets, nodes, VECTOR_ROLES], `edge_attr` [nets, edges, GRID * GRID taps], `row` [nets] (of the
-    manifest); shared by all nets: `edge_index`, `edge_type`, `edge_block`, `node_space`, `node_codes`, `edge_codes`,
-    `u`. With `scalar_edges` only `value` [nets, edges] and `row` differ. The metadata names the columns and holds the
-    template.
+    Tensors: `x` [nets, nodes, VECTOR_ROLES], `edge_attr` [nets, edges, TAP_COLUMNS], `row` [nets] (of the manifest);
+    shared by all nets: the other fields of a ParameterGraph. With `scalar_edges` only `value` [nets, edges] and `row`
+    differ, and `taps` are the other columns of `edge_attr`. The metadata names the columns and holds the template.
     """
     template = zoo.template(arch, activation)
     names = SCALAR_COLUMNS if scalar_edges else COLUMNS
     metadata = {"template": template.to_json(), "columns": json.dumps(names), "arch": arch, "activation": activation}
     edges = sum(block.shape[0] * block.shape[1] for block in template.blocks)
-    wide = template.num_params if scalar_edges else edges * len(EDGE_COLUMNS)
+    wide = template.num_params if scalar_edges else edges * len(TAP_COLUMNS)
     stack, kind = (_stacked_values, "-scalar") if scalar_edges else (_stacked_graphs, "")
     for part, chunk in enumerate(torch.tensor(rows).split(max(1, CHUNK_BYTES // (4 * wide)))):
         tensors = stack(template, zoo.stacked(arch, chunk)) | {"row": chunk.contiguous()}
@@ -163,21 +171,14 @@ def materialize(
 
 
 def _stacked_values(template: Template, params: dict[str, Tensor]) -> dict[str, Tensor]:
-    values = edge_values(template, params)
-    shared = dict(vars(scalar_wiring(template)))
-    names = ("edge_index", "edge_type", "edge_block", "node_space", "node_codes", "edge_codes")
-    return {"value": values, "u": shared["graph_codes"]} | {name: shared[name].contiguous() for name in names}
+    shared = {name: tensor for name, tensor in vars(scalar_wiring(template)).items() if name not in _OF_BUILDING}
+    return {"value": edge_values(template, params)} | shared
 
 
 def _stacked_graphs(template: Template, params: dict[str, Tensor]) -> dict[str, Tensor]:
     batch = sparse(template, params)
-    nets, roles, taps = batch.num_graphs, len(VECTOR_ROLES), GRID * GRID
-    x, edge_attr = (batch[name].view(nets, -1, batch[name].shape[-1]) for name in ("x", "edge_attr"))
-    first = batch.get_example(0)
-    tensors = {"x": x[..., :roles], "edge_attr": edge_attr[..., :taps]}
-    tensors |= {"node_codes": x[0, :, roles:], "edge_codes": edge_attr[0, :, taps:]}
-    tensors |= {name: first[name] for name in ("edge_index", "edge_type", "edge_block", "node_space", "u")}
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    own = {name: batch[name].view(batch.num_graphs, -1, batch[name].shape[-1]) for name in ("x", "edge_attr")}
+    return {name: tensor.contiguous() for name, tensor in {**batch.get_example(0).to_dict(), **own}.items()}
 
 
 def _table(zoo: Zoo, built: dict[str, Built]) -> Table:

@@ -15,9 +15,9 @@ from metanet.arch.symmetry import Part, Permutation, Symmetry
 
 if TYPE_CHECKING:
     import networkx
-    from torch_geometric.data import Data
 
     from metanet.arch.actions import Rescaling
+    from metanet.views.parameter_graph import ParameterGraph
 
 # What a 1-D entry of the state_dict does on its space: the value that does nothing.
 VECTOR_DEFAULTS = {"bias": 0.0, "scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0, "slope": 1.0}
@@ -173,8 +173,10 @@ class Template:
         )
         return replace(self, spaces=spaces)
 
-    def graph(self, state_dict: Mapping[str, Tensor], bidirectional: bool = False, scalar_edges: bool = False) -> Data:
-        """The parameter graph of one net as a PyG Data; see metanet.views.graph.graph_of.
+    def graph(
+        self, state_dict: Mapping[str, Tensor], bidirectional: bool = False, scalar_edges: bool = False
+    ) -> ParameterGraph:
+        """The parameter graph of one net, a PyG Data; see metanet.views.graph.graph_of.
 
         With `scalar_edges` it has an edge per scalar parameter; see metanet.views.scalar_graph.
         """

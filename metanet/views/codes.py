@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from metanet.arch.depth import depths, heights
@@ -23,7 +23,7 @@ from metanet.views.taps import grid_of
 
 Device = torch.device | str | None
 
-POSITION_CODES = 16  # bits of a fixed node's position: up to 65,536 input features or classes
+POSITION_CODES = 20  # bits of a fixed node's position: up to 1,048,576 input features or classes
 
 _SPATIAL = {  # one number per grid axis, and what it is along an axis that is not there
     "kernel": 1,
@@ -142,24 +142,40 @@ def link_codes(link: Link) -> Float32[Tensor, " codes"]:
 
 
 @once_per_object
-def fixed_positions(template: Template, device: Device = None) -> list[Float32[Tensor, "_ codes"]]:
-    """Per space [size, POSITION_CODES]: which node is which, as the bits (-1 or 1) of the place; 0 if exchangeable.
+def places(template: Template) -> Int64[Tensor, " nodes"]:
+    """Which node of its space each is, -1 where all of them are exchangeable.
 
     Where only some permutations are missing, nodes that may be exchanged have the place of the first of them.
+    """
+    parts = []
+    for space in template.spaces:
+        known = torch.arange(space.size) if space.fixed else torch.full((space.size,), -1)
+        parts.append(torch.tensor(space.orbits) if space.orbits else known)
+    return torch.cat(parts)
+
+
+@once_per_object
+def fixed_positions(template: Template, device: Device = None) -> list[Float32[Tensor, "_ codes"]]:
+    """Per space [size, POSITION_CODES]: the bits of `places`.
 
     Raises:
-        ValueError: a fixed space of more than 2^POSITION_CODES nodes.
+        ValueError: as `position_bits`.
     """
-    bits = torch.arange(POSITION_CODES)
-    codes = []
-    for space in template.spaces:
-        known = space.fixed or bool(space.orbits)
-        if known and space.size > 1 << POSITION_CODES:
-            raise ValueError(f"space {space.name!r}: {space.size} fixed nodes, expected at most {1 << POSITION_CODES}")
-        places = torch.tensor(space.orbits) if space.orbits else torch.arange(space.size)
-        signs = (places[:, None] >> bits) % 2 * 2 - 1
-        codes.append((signs.float() * known).to(device))
-    return codes
+    codes = position_bits(places(template).to(device))
+    return list(codes.split([space.size for space in template.spaces]))
+
+
+def position_bits(places: Int64[Tensor, " nodes"]) -> Float32[Tensor, "nodes codes"]:
+    """[nodes, POSITION_CODES]: the bits of a place as -1 and 1, zeros for a place of -1.
+
+    Raises:
+        ValueError: a place of more than POSITION_CODES bits.
+    """
+    last = int(places.max())
+    if last >> POSITION_CODES:
+        raise ValueError(f"a space of {last + 1:,} fixed nodes; this code holds at most {1 << POSITION_CODES:,}")
+    signs = (places[:, None] >> torch.arange(POSITION_CODES, device=places.device)) % 2 * 2 - 1
+    return signs.float() * (places >= 0)[:, None]
 
 
 def _operation_codes(space: Space) -> dict[str, float]:

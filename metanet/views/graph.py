@@ -2,7 +2,7 @@
 
 - `blocked`: for nets of one architecture, one dense tensor per space and per block. Mostly views: building is nearly
   free, and aggregation is a reduction over an axis. The fast path.
-- `sparse`: a PyG Batch, edges sorted by destination, for any mix of architectures and other tools. The reference.
+- `sparse`: a PyG Batch of ParameterGraphs, for any mix of architectures and other tools. The reference.
 
 Neither loops over nets: `blocked` reshapes stacked weights, `sparse` copies them through a template's index arrays.
 """
@@ -25,8 +25,18 @@ from torch_geometric.data import Batch, Data
 from metanet.arch.template import VECTOR_DEFAULTS, VECTOR_ROLES, Template
 from metanet.views.codes import BLOCK_CODES, POSITION_CODES, SPACE_CODES, block_codes, fixed_positions, space_codes
 from metanet.views.entries import edges_of, vector_of
+from metanet.views.parameter_graph import ParameterGraph
 from metanet.views.taps import GRID, tap_layers, tap_slots
-from metanet.views.wiring import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, NODE_COLUMNS, link_ends, wiring
+from metanet.views.wiring import (
+    EDGE_COLUMNS,
+    EDGE_TYPES,
+    GRAPH_COLUMNS,
+    NODE_COLUMNS,
+    RELATION_COLUMNS,
+    TAP_COLUMNS,
+    link_ends,
+    wiring,
+)
 
 __all__ = [
     "BLOCK_CODES",
@@ -36,12 +46,16 @@ __all__ = [
     "GRID",
     "NODE_COLUMNS",
     "POSITION_CODES",
+    "RELATION_COLUMNS",
     "SPACE_CODES",
+    "TAP_COLUMNS",
     "Blocked",
+    "ParameterGraph",
     "block_codes",
     "blocked",
     "fixed_positions",
     "graph_of",
+    "is_bidirectional",
     "link_ends",
     "networkx_of",
     "space_codes",
@@ -83,10 +97,8 @@ def blocked(template: Template, params: Mapping[str, Tensor]) -> Blocked:
 
 
 def sparse(template: Template, params: Mapping[str, Tensor], bidirectional: bool = False) -> Batch:
-    """The sparse layout of stacked nets: one graph per net, on the params' device, in their floating-point type.
+    """The sparse layout of stacked nets: a PyG Batch of ParameterGraphs, on the params' device, in their type.
 
-    `x` [nodes, NODE_COLUMNS], `edge_index` [2, edges] (source, destination; sorted by destination), `edge_attr`
-    [edges, EDGE_COLUMNS], `node_space`, `edge_block`, `edge_type` (place in EDGE_TYPES), `u` [nets, GRAPH_COLUMNS].
     With `bidirectional` every edge has a reverse edge, with a type of its own.
 
     Raises:
@@ -96,37 +108,47 @@ def sparse(template: Template, params: Mapping[str, Tensor], bidirectional: bool
     like = view.nodes[0]
     nets, device = len(like), like.device
     wires = wiring(template, bidirectional, device)
-    num_nodes, num_edges = len(wires.node_space), len(wires.edge_block)
+    nodes, edges = len(wires.node_space), len(wires.edge_relation)
 
+    taps = like.new_zeros(nets, edges * len(TAP_COLUMNS))
     weights = torch.cat([block.flatten(1) for block in view.edges], dim=1)
-    edge_attr = wires.edge_attr.to(like.dtype).flatten().repeat(nets, 1)
-    for places in wires.places:
-        edge_attr.index_copy_(1, places, weights)
-    codes = wires.node_codes.to(like.dtype).expand(nets, -1, -1)
-    shift = num_nodes * torch.arange(nets, device=device)
+    for places in wires.weights:
+        taps.index_copy_(1, places, weights)
+    if len(wires.ones):
+        taps.index_fill_(1, wires.ones, 1.0)
+    net = torch.arange(nets, device=device)
+
+    def counted(numbers: Tensor, per_net: int) -> Tensor:
+        """Of every net, its numbers counting on from those of the nets before."""
+        return (numbers[..., None, :] + per_net * net[:, None]).flatten(-2)
+
     fields = {
-        "x": torch.cat([torch.cat(view.nodes, dim=1), codes], dim=-1).flatten(0, 1),
-        "edge_index": (wires.edge_index[:, None] + shift[:, None]).flatten(1),
-        "edge_attr": edge_attr.view(nets * num_edges, -1),
-        "node_space": wires.node_space.repeat(nets),
-        "edge_block": wires.edge_block.repeat(nets),
-        "edge_type": wires.edge_type.repeat(nets),
-        "u": wires.graph_codes.to(like.dtype).repeat(nets, 1),
+        "x": torch.cat(view.nodes, dim=1).flatten(0, 1),
+        "node_space": counted(wires.node_space, len(wires.space_codes)),
+        "place": wires.place.repeat(nets),
+        "space_codes": wires.space_codes.to(like.dtype).repeat(nets, 1),
+        "edge_index": counted(wires.edge_index, nodes),
+        "edge_attr": taps.view(nets * edges, -1),
+        "edge_relation": counted(wires.edge_relation, len(wires.relation_codes)),
+        "relation_codes": wires.relation_codes.to(like.dtype).repeat(nets, 1),
+        "relation_type": wires.relation_type.repeat(nets),
+        "relation_block": wires.relation_block.repeat(nets),
+        "u": wires.u.to(like.dtype).repeat(nets, 1),
     }
-    net = torch.arange(nets, device=device).repeat_interleave(num_nodes)
-    batch = Batch(_base_cls=Data, **fields, batch=net, ptr=torch.arange(nets + 1, device=device) * num_nodes)
+    ptr = torch.arange(nets + 1, device=device) * nodes
+    batch = Batch(_base_cls=ParameterGraph, **fields, batch=net.repeat_interleave(nodes), ptr=ptr)
     # What Batch.from_data_list would have recorded, so that to_data_list and indexing work.
-    rows = dict.fromkeys(fields, num_edges) | {"x": num_nodes, "node_space": num_nodes, "u": 1}
+    one, counts = torch.arange(nets + 1), {"edge_index": nodes, "node_space": len(wires.space_codes)}
+    counts["edge_relation"] = len(wires.relation_codes)
     batch._num_graphs = nets
-    batch._slice_dict = {name: torch.arange(nets + 1) * count for name, count in rows.items()}
-    batch._inc_dict = {name: torch.arange(nets) * num_nodes * (name == "edge_index") for name in fields}
+    batch._slice_dict = {name: one * (tensor.shape[name == "edge_index"] // nets) for name, tensor in fields.items()}
+    batch._inc_dict = {name: one[:-1] * counts.get(name, 0) for name in fields}
     return batch
 
 
 def state_dict_of(template: Template, graph: Data) -> dict[str, Tensor]:
     """The state_dict that one sparse graph was built from: every entry of `template.shapes`, bit for bit."""
-    bidirectional = bool((graph["edge_type"] % 2).any())
-    places = wiring(template, bidirectional, graph["x"].device).places[0]
+    places = wiring(template, is_bidirectional(graph), graph["x"].device).weights[0]
     sizes = [math.prod(block.shape) for block in template.blocks]
     like = graph["x"]
     entries = {name: like.new_empty(shape) for name, shape in template.shapes.items()}
@@ -147,13 +169,18 @@ def state_dict_of(template: Template, graph: Data) -> dict[str, Tensor]:
     return entries
 
 
-def graph_of(template: Template, state_dict: Mapping[str, Tensor], bidirectional: bool = False) -> Data:
+def is_bidirectional(graph: Data) -> bool:
+    """Whether the graph has reverse edges: those of odd types."""
+    return bool((graph["relation_type"] % 2).any())
+
+
+def graph_of(template: Template, state_dict: Mapping[str, Tensor], bidirectional: bool = False) -> ParameterGraph:
     """The sparse graph of one net, from its ordinary state_dict.
 
     Raises:
         ValueError: as `sparse`.
     """
-    return cast(Data, sparse(template, _one_net(state_dict), bidirectional).get_example(0))
+    return cast(ParameterGraph, sparse(template, _one_net(state_dict), bidirectional).get_example(0))
 
 
 def networkx_of(template: Template, state_dict: Mapping[str, Tensor]) -> networkx.MultiDiGraph:
@@ -181,8 +208,9 @@ def networkx_of(template: Template, state_dict: Mapping[str, Tensor]) -> network
                 ends = source, first[block.target] + target
                 graph.add_edge(*ends, key=block.name, kind=block.kind, taps=taps)
     wires = wiring(template)
+    edge_block = wires.relation_block[wires.edge_relation]
     for number, link in enumerate(template.links, start=len(template.blocks)):
-        for source, target in wires.edge_index[:, wires.edge_block == number].T.tolist():
+        for source, target in wires.edge_index[:, edge_block == number].T.tolist():
             graph.add_edge(source, target, key=f"{link.kind}:{number}", kind=link.kind)
     return graph
 

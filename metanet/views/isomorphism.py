@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import UInt64
 from torch import Tensor
-from torch_geometric.data import Data
+
+from metanet.views.parameter_graph import ParameterGraph
 
 _LANES = 2  # 64 bits each
 _WORD = np.uint64
@@ -22,7 +23,7 @@ _MULTIPLIERS = (_WORD(0xBF58476D1CE4E5B9), _WORD(0x94D049BB133111EB))  # of spli
 Colours = UInt64[np.ndarray, "... lanes"]
 
 
-def canonical_hash(graph: Data) -> str:
+def canonical_hash(graph: ParameterGraph) -> str:
     """32 hexadecimal digits that depend on the graph alone, not on the order of its nodes and edges, or on names.
 
     Weisfeiler-Lehman colour refinement: a node's colour is hashed with those of its neighbours, in and out, and of the
@@ -34,8 +35,9 @@ def canonical_hash(graph: Data) -> str:
     Source: Weisfeiler and Leman (1968); Shervashidze et al. (2011), JMLR 12, 2539-2561.
     """
     source, target = graph["edge_index"].cpu().numpy()
-    edges = _rows(graph["edge_attr"], 1)
-    colours = _rows(graph["x"], 2)
+    edges = _mix(_rows(graph["edge_attr"], 1) + _rows(graph["relation_codes"], 4)[graph["edge_relation"].cpu().numpy()])
+    spaces = _rows(graph["space_codes"], 5)[graph["node_space"].cpu().numpy()]
+    colours = _mix(_rows(graph["x"], 2) + spaces + _rows(graph["place"][:, None].double(), 6))
     classes = len(np.unique(colours[:, 0]))
     while True:
         incoming = _summed(_mix(colours[source] + edges), target, len(colours))

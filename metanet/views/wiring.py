@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -19,45 +20,51 @@ from metanet.views.codes import (
     SPACE_COLUMNS,
     Device,
     block_codes,
-    fixed_positions,
     link_codes,
+    places,
     space_codes,
 )
 from metanet.views.once import once_per_object
 from metanet.views.taps import GRID, bins, grid_of, slots, tap_layers, tap_slots
 
 EDGE_TYPES = ("weight", "weight_reversed", *(f"{k}{way}" for k in LINKS for way in ("", "_reversed")))
-NODE_COLUMNS = (*VECTOR_ROLES, *SPACE_COLUMNS, *(f"position.bit{i}" for i in range(POSITION_CODES)))
-EDGE_COLUMNS = (
-    *(f"tap.{row}.{column}" for row in range(GRID) for column in range(GRID)),
-    *BLOCK_COLUMNS,
-    *("plane", "row_in_bin", "column_in_bin"),
-    *(f"type.{name}" for name in EDGE_TYPES),
-)
+TAP_COLUMNS = tuple(f"tap.{row}.{column}" for row in range(GRID) for column in range(GRID))
+RELATION_COLUMNS = (*BLOCK_COLUMNS, "plane", "row_in_bin", "column_in_bin", *(f"type.{name}" for name in EDGE_TYPES))
 GRAPH_COLUMNS = ("log2_params", "log2_nodes", "log2_edges", "log2_depth")
+NODE_COLUMNS = (*VECTOR_ROLES, *SPACE_COLUMNS, *(f"position.bit{i}" for i in range(POSITION_CODES)))  # once widened
+EDGE_COLUMNS = (*TAP_COLUMNS, *RELATION_COLUMNS)  # once widened
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """The sparse graph of one net of an architecture, with every weight still zero, and where the weights belong."""
+    """The sparse graph of one net of an architecture without its weights, and where they belong.
+
+    A relation is a block or a link in one direction. A block whose kernel is larger than the grid has several parallel
+    edges between two nodes, each with a relation of its own; so has a link that flattens many positions.
+    """
 
     edge_index: Int64[Tensor, "2 edges"]  # source, destination; sorted by destination
-    edge_block: Int64[Tensor, " edges"]  # number of the block; blocks come first, then links
-    edge_type: Int64[Tensor, " edges"]  # place in EDGE_TYPES
-    edge_attr: Float32[Tensor, "edges edge_columns"]  # EDGE_COLUMNS, taps 0
-    places: Int64[Tensor, "ways params"]  # of each weight, in block order, in the flattened edge_attr; forward first
+    edge_relation: Int64[Tensor, " edges"]
+    relation_codes: Float32[Tensor, "relations relation_columns"]  # RELATION_COLUMNS
+    relation_type: Int64[Tensor, " relations"]  # place in EDGE_TYPES
+    relation_block: Int64[Tensor, " relations"]  # number of the block; blocks come first, then links
+    weights: Int64[Tensor, "ways params"]  # where each belongs, in block order, in the flattened taps; forward first
+    ones: Int64[Tensor, " _"]  # where the flattened taps are 1 in every net: the positions of links that flatten
     node_space: Int64[Tensor, " nodes"]
-    node_codes: Float32[Tensor, "nodes node_codes"]  # NODE_COLUMNS after the vectors
-    graph_codes: Float32[Tensor, "1 graph_columns"]  # GRAPH_COLUMNS
+    place: Int64[Tensor, " nodes"]  # of a node that is not exchangeable; else -1
+    space_codes: Float32[Tensor, "spaces space_columns"]  # SPACE_COLUMNS
+    u: Float32[Tensor, "1 graph_columns"]  # GRAPH_COLUMNS
 
 
 class _Edges(NamedTuple):
     """The edges of a block, in the order of its weights, or of a link."""
 
     ends: Int64[Tensor, "edges 2"]  # source node, target node
-    codes: Float32[Tensor, "edges codes"]  # EDGE_COLUMNS before the type
-    block: Int64[Tensor, " edges"]
-    kind: Int64[Tensor, " edges"]
+    layer: Int64[Tensor, " edges"]  # row of `within`
+    within: Int64[Tensor, "layers 3"]  # plane, row and column within the bin
+    slot: Int64[Tensor, " edges"]  # of the tap that is 1 in every net; -1 if there is none
+    codes: Float32[Tensor, " codes"]  # BLOCK_COLUMNS
+    kind: int  # place in EDGE_TYPES
 
 
 @once_per_object
@@ -71,46 +78,59 @@ def wiring(template: Template, bidirectional: bool = False, device: Device = Non
     first = sizes.cumsum(0) - sizes
     blocks, links = template.blocks, template.links
     codes = block_codes(template)
-    parts = [_block_edges(block, i, codes[i], first) for i, block in enumerate(blocks)]
-    weights = sum(len(part.ends) for part in parts)  # edges that carry weights
+    parts = [_block_edges(block, codes[i], first) for i, block in enumerate(blocks)]
+    starts = list(accumulate((len(part.ends) for part in parts), initial=0))
     parts += [_link_edges(link, i, template, first) for i, link in enumerate(links, start=len(blocks))]
     one_way = sum(len(part.ends) for part in parts)
+    numbers = list(range(len(parts)))
     if bidirectional:
         parts += [part._replace(ends=part.ends.flip(1), kind=part.kind + 1) for part in parts]
+        numbers *= 2
 
-    edges = _Edges(*(torch.cat(field) for field in zip(*parts, strict=True)))
-    order = edges.ends[:, 1].argsort(stable=True)
+    layers = [len(part.within) for part in parts]
+    ends = torch.cat([part.ends for part in parts])
+    counted = accumulate(layers, initial=0)
+    relation = torch.cat([part.layer + start for part, start in zip(parts, counted, strict=False)])
+    order = ends[:, 1].argsort(stable=True)
     row = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))  # of each edge once they are sorted
-    edge_attr = torch.cat([edges.codes, torch.eye(len(EDGE_TYPES))[edges.kind]], dim=1)[order]
-    starts = [sum(len(part.ends) for part in parts[:i]) for i in range(len(blocks))]
-    edge = torch.cat([start + _edge_of_weight(block) for start, block in zip(starts, blocks, strict=True)])
+    edge = torch.cat([start + _edge_of_weight(block) for start, block in zip(starts, blocks, strict=False)])
     slot = torch.cat([tap_slots(block).repeat(block.shape[0] * block.shape[1]) for block in blocks])
     ways = (edge, edge + one_way) if bidirectional else (edge,)
+    one = torch.cat([part.slot for part in parts])
     params = sum(math.prod(shape) for shape in template.shapes.values())
-    quantities = (params, sizes.sum().item(), weights, max(depths(template)))
-    node_space = torch.arange(len(sizes)).repeat_interleave(sizes)
+    quantities = (params, sizes.sum().item(), starts[len(blocks)], max(depths(template)))
     wires = Wiring(
-        edge_index=edges.ends[order].T.contiguous(),
-        edge_block=edges.block[order],
-        edge_type=edges.kind[order],
-        edge_attr=edge_attr,
-        places=torch.stack([row[way] * len(EDGE_COLUMNS) + slot for way in ways]),
-        node_space=node_space,
-        node_codes=torch.cat([space_codes(template)[node_space], torch.cat(fixed_positions(template))], dim=1),
-        graph_codes=torch.tensor([[math.log2(1 + quantity) for quantity in quantities]]),
+        edge_index=ends[order].T.contiguous(),
+        edge_relation=relation[order],
+        relation_codes=torch.cat([_relations(part) for part in parts]),
+        relation_type=torch.tensor([part.kind for part in parts]).repeat_interleave(torch.tensor(layers)),
+        relation_block=torch.tensor(numbers).repeat_interleave(torch.tensor(layers)),
+        weights=torch.stack([row[way] * len(TAP_COLUMNS) + slot for way in ways]),
+        ones=(row * len(TAP_COLUMNS) + one)[one >= 0],
+        node_space=torch.arange(len(sizes)).repeat_interleave(sizes),
+        place=places(template),
+        space_codes=space_codes(template),
+        u=torch.tensor([[math.log2(1 + quantity) for quantity in quantities]]),
     )
     return Wiring(**{name: tensor.to(device) for name, tensor in vars(wires).items()})
 
 
-def _block_edges(block: Block, number: int, codes: Tensor, first: Tensor) -> _Edges:
-    """An edge per pair of channels, or several in parallel where the taps do not fit the grid; all taps still zero."""
+def _relations(part: _Edges) -> Float32[Tensor, "layers relation_columns"]:
+    count = len(part.within)
+    kind = torch.eye(len(EDGE_TYPES))[part.kind]
+    return torch.cat([part.codes.expand(count, -1), part.within.float(), kind.expand(count, -1)], dim=1)
+
+
+def _block_edges(block: Block, codes: Tensor, first: Tensor) -> _Edges:
+    """An edge per pair of channels, or several in parallel where the taps do not fit the grid."""
     out, inputs, _ = block.shape
     layers = tap_layers(block).unique(dim=0)
     target, source = torch.cartesian_prod(torch.arange(out), torch.arange(inputs)).T
     source = source + target // (out // block.groups) * inputs  # each group reads its own inputs
     ends = torch.stack([source, target], dim=1).repeat_interleave(len(layers), dim=0)
-    rows = [torch.zeros(len(ends), GRID * GRID), codes.expand(len(ends), -1), layers.float().repeat(out * inputs, 1)]
-    return _edges(ends + first[[block.source, block.target]], torch.cat(rows, dim=1), number, "weight")
+    layer, none = torch.arange(len(layers)).repeat(out * inputs), torch.full((len(ends),), -1)
+    ends = ends + first[[block.source, block.target]]
+    return _Edges(ends, layer, layers, none, codes, EDGE_TYPES.index("weight"))
 
 
 def _edge_of_weight(block: Block) -> Int64[Tensor, " params"]:
@@ -149,16 +169,12 @@ def _ends(link: Link, template: Template) -> Int64[Tensor, "edges 2"]:
 def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _Edges:
     """The edges of a link; those of one with taps ("flatten") have a tap of 1 where their position lies."""
     ends = _ends(link, template)
-    taps, within = torch.zeros(len(ends), GRID * GRID), torch.zeros(len(ends), 3)
+    slot = torch.full((len(ends),), -1)
+    within, layer = torch.zeros(1, 3, dtype=torch.int64), torch.zeros(len(ends), dtype=torch.int64)
     if "taps" in link.attributes:
         grid = grid_of(link.attributes["taps"], f"link {number}")
         position = torch.tensor(link.attributes["places"])
-        taps[torch.arange(len(ends)), slots(*grid)[position]] = 1.0
-        within = bins(*grid)[position].float()
-    codes = torch.cat([taps, link_codes(link).expand(len(ends), -1), within], dim=1)
-    return _edges(ends + first[[link.source, link.target]], codes, number, link.kind)
-
-
-def _edges(ends: Tensor, codes: Tensor, number: int, kind: str) -> _Edges:
-    block, types = torch.tensor([number, EDGE_TYPES.index(kind)])[:, None].expand(-1, len(ends))
-    return _Edges(ends, codes, block, types)
+        slot = slots(*grid)[position]
+        within, layer = bins(*grid)[position].unique(dim=0, return_inverse=True)
+    ends = ends + first[[link.source, link.target]]
+    return _Edges(ends, layer, within, slot, link_codes(link), EDGE_TYPES.index(link.kind))

@@ -166,7 +166,7 @@ def test_heads_that_are_permuted_without_their_values_change_the_function():
 def test_what_the_weights_of_attention_do_not_show_is_in_the_graph():
     state = Hand().state_dict()
     graphs = [
-        graph_of(trace(net, TOKENS), state)
+        graph_of(trace(net, TOKENS), state).widened()
         for net in (Hand(), Hand(heads=2), Hand(swapped=True), Hand(fused=True), Hand(fused=True, causal=True))
     ]
     fields = ("x", "edge_index", "edge_attr")

@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 import metanet
 from metanet.views.isomorphism import canonical_hash
+from metanet.views.parameter_graph import ParameterGraph
 
 Forward = Callable[["Net", Tensor], Tensor]
 IMAGE = (2, 2, 9, 8)
@@ -202,7 +202,7 @@ PAIRS = {
 }
 
 
-def graph_of(net: nn.Module, state: dict[str, Tensor], shape: tuple[int, ...] = IMAGE) -> Data:
+def graph_of(net: nn.Module, state: dict[str, Tensor], shape: tuple[int, ...] = IMAGE) -> ParameterGraph:
     return metanet.trace(net.float().eval(), torch.zeros(shape)).graph(state)
 
 

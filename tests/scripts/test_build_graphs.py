@@ -9,12 +9,11 @@ from types import ModuleType
 import pytest
 import torch
 from safetensors import safe_open
-from torch_geometric.data import Data
 
 from metanet.arch import check
 from metanet.arch.template import Template
 from metanet.commandline import LockedError
-from metanet.views.graph import EDGE_COLUMNS, graph_of, state_dict_of
+from metanet.views.graph import ParameterGraph, graph_of, state_dict_of
 from metanet.views.scalar_graph import state_dict_of as scalar_state
 from metanet.zoo.disk import one_writer
 from metanet.zoo.store import Zoo, open_zoo
@@ -58,18 +57,16 @@ def test_materialised_graphs_give_back_every_net(built):
         template = Template.from_json(metadata["template"])
         for i, row in enumerate(tensors["row"].tolist()):
             rows.append(row)
-            graph = Data(
-                x=torch.cat([tensors["x"][i], tensors["node_codes"]], dim=1),
-                edge_index=tensors["edge_index"],
-                edge_attr=torch.cat([tensors["edge_attr"][i], tensors["edge_codes"]], dim=1),
-                edge_type=tensors["edge_type"],
-            )
+            shared = {name: tensor for name, tensor in tensors.items() if name != "row"}
+            graph = ParameterGraph(**(shared | {name: tensors[name][i] for name in ("x", "edge_attr")}))
             net, step = (built.manifest[name][row].as_py() for name in ("net", "step"))
             state = built.state_dict(net, step)
             expected = graph_of(template, state)
-            assert all(torch.equal(graph[name], expected[name]) for name in ("x", "edge_index", "edge_attr"))
+            assert set(graph.keys()) == set(expected.keys())
+            assert all(torch.equal(graph[name], value) for name, value in expected.to_dict().items())
             assert all(torch.equal(tensor, state[name]) for name, tensor in state_dict_of(template, graph).items())
-        assert json.loads(metadata["columns"])["edge_attr"] == list(EDGE_COLUMNS)
+        columns = json.loads(metadata["columns"])
+        assert all(len(columns[name]) == tensors[name].shape[-1] for name in columns if name != "edge_type")
     ok = [i for i, status in enumerate(built.manifest["status"].to_pylist()) if status == "ok"]
     assert sorted(rows) == ok
 
@@ -130,9 +127,9 @@ def test_scalar_graphs_on_disk_give_back_every_net(tiny_zoo, tmp_path):
         template = Template.from_json(metadata["template"])
         for i, row in enumerate(t["row"].tolist()):
             rows.append(row)
-            edge_attr = torch.cat([t["value"][i][:, None], t["edge_codes"]], 1)
+            edge_attr = torch.cat([t["value"][i][:, None], t["taps"]], 1)
             assert edge_attr.shape[1] == len(json.loads(metadata["columns"])["edge_attr"])
-            graph = Data(x=t["node_codes"], edge_attr=edge_attr, edge_type=t["edge_type"])
+            graph = ParameterGraph(x=t["x"], edge_attr=edge_attr, relation_type=t["relation_type"])
             values = zoo.manifest.slice(row, 1).to_pylist()[0]
             state = zoo.state_dict(values["net"], values["step"])
             assert all(torch.equal(state[name], value) for name, value in scalar_state(template, graph).items())

@@ -131,6 +131,6 @@ def test_what_has_no_code_is_refused_by_name(wrong, message):
 
 
 def test_too_many_fixed_nodes_are_refused():
-    wrong = with_space(replace(TEMPLATE.spaces[2], size=70_000, vectors={}), 2)
-    with pytest.raises(ValueError, match=r"space '3': 70000 fixed nodes, expected at most 65536"):
+    wrong = with_space(replace(TEMPLATE.spaces[2], size=1_100_000, vectors={}), 2)
+    with pytest.raises(ValueError, match=r"a space of 1,100,000 fixed nodes; this code holds at most 1,048,576"):
         fixed_positions(wrong)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import networkx
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 from torch_geometric.utils import scatter
 
@@ -25,6 +25,10 @@ from metanet.views.graph import (
     GRAPH_COLUMNS,
     GRID,
     NODE_COLUMNS,
+    RELATION_COLUMNS,
+    SPACE_CODES,
+    TAP_COLUMNS,
+    ParameterGraph,
     blocked,
     graph_of,
     sparse,
@@ -33,7 +37,10 @@ from metanet.views.graph import (
     tap_slots,
 )
 
-FIELDS = ("x", "edge_index", "edge_attr", "node_space", "edge_block", "edge_type", "u")
+FIELDS = (
+    *("x", "node_space", "place", "space_codes"),
+    *("edge_index", "edge_attr", "edge_relation", "relation_codes", "relation_type", "relation_block", "u"),
+)
 StateDict = dict[str, Tensor]
 
 
@@ -96,10 +103,11 @@ nets = st.fixed_dictionaries(
 def test_both_layouts_are_one_graph_and_nothing_is_lost(net, bidirectional):
     template, _ = traced(cnn(**net), net["side"])
     params = stack(template, 3)
-    view, batch = blocked(template, params), sparse(template, params, bidirectional)
+    view = blocked(template, params)
+    batch: Any = sparse(template, params, bidirectional)
 
     # The sum over in-edges of source features times taps, by scatter and by reduction over an axis.
-    forward = batch["edge_type"] == EDGE_TYPES.index("weight")
+    forward = batch.edge_type == EDGE_TYPES.index("weight")
     source, target = batch["edge_index"][:, forward]
     taps = batch["edge_attr"][forward, : GRID * GRID].sum(1)
     scattered = scatter(batch["x"][source, 0] * taps, target, dim_size=len(batch["x"])).view(3, -1)
@@ -113,7 +121,7 @@ def test_both_layouts_are_one_graph_and_nothing_is_lost(net, bidirectional):
         start += part.shape[1]
 
     for i in range(3):
-        rebuilt = state_dict_of(template, cast(Data, batch.get_example(i)))
+        rebuilt = state_dict_of(template, cast(ParameterGraph, batch.get_example(i)))
         assert set(rebuilt) == set(params)
         assert all(torch.equal(tensor, params[name][i]) for name, tensor in rebuilt.items())
 
@@ -134,15 +142,43 @@ def test_a_batch_is_what_pyg_makes_of_single_graphs(module, bidirectional):
     torch.testing.assert_close(global_add_pool(batch["x"], batch["batch"])[1], single[1]["x"].sum(0))
 
 
+def test_a_batch_of_several_architectures_keeps_the_codes_of_each():
+    graphs = [graph_of(*traced(module)) for module in (cnn(), Residual().double(), cnn(width=1, norm=False))]
+    batch: Any = Batch.from_data_list(graphs)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(batch.node_codes(), torch.cat([graph.node_codes() for graph in graphs]))
+    assert torch.equal(batch.edge_codes(), torch.cat([graph.edge_codes() for graph in graphs]))
+    assert torch.equal(batch.edge_block, torch.cat([graph.edge_block for graph in graphs]))
+    for one, other in zip(batch.to_data_list(), graphs, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in FIELDS)
+
+
 def test_fields_have_the_documented_columns_and_order():
     template, _ = traced(Residual().double())
-    batch = sparse(template, stack(template, 2), bidirectional=True)
-    assert (batch["x"].shape[1], batch["edge_attr"].shape[1]) == (len(NODE_COLUMNS), len(EDGE_COLUMNS))
+    batch: Any = sparse(template, stack(template, 2), bidirectional=True)
+    assert (batch["x"].shape[1], batch["edge_attr"].shape[1]) == (len(VECTOR_ROLES), len(TAP_COLUMNS))
+    assert batch["space_codes"].shape == (2 * len(template.spaces), SPACE_CODES)
+    assert batch["relation_codes"].shape[1] == len(RELATION_COLUMNS)
     assert batch["u"].shape == (2, len(GRAPH_COLUMNS))
     assert (batch["edge_index"][1].diff() >= 0).all()
-    assert {batch[name].dtype for name in ("edge_index", "node_space", "edge_block", "edge_type")} == {torch.int64}
-    one_hot = batch["edge_attr"][:, [EDGE_COLUMNS.index(f"type.{name}") for name in EDGE_TYPES]]
-    assert torch.equal(one_hot.argmax(1), batch["edge_type"])
+    assert {batch[name].dtype for name in ("edge_index", "node_space", "edge_relation", "place")} == {torch.int64}
+    one_hot = batch.edge_codes()[:, [RELATION_COLUMNS.index(f"type.{name}") for name in EDGE_TYPES]]
+    assert torch.equal(one_hot.argmax(1), batch.edge_type)
+
+
+def test_the_wide_graph_holds_every_column():
+    template, _ = traced(Residual().double())
+    batch: Any = sparse(template, stack(template, 2))
+    wide = batch.widened()
+    assert (wide["x"].shape[1], wide["edge_attr"].shape[1]) == (len(NODE_COLUMNS), len(EDGE_COLUMNS))
+    assert torch.equal(wide["x"][:, : len(VECTOR_ROLES)], batch["x"])
+    relative = wide["x"][:, NODE_COLUMNS.index("log2_size")]
+    sizes = torch.tensor([space.size for space in template.spaces]).double()
+    assert torch.equal(relative, sizes.log2().repeat_interleave(sizes.long()).float().double().repeat(2))
+    kernel = wide["edge_attr"][:, EDGE_COLUMNS.index("type.flatten")]
+    assert torch.equal(kernel.bool(), batch.edge_type == EDGE_TYPES.index("flatten"))
+    outputs = wide["x"][-2:, [NODE_COLUMNS.index(f"position.bit{i}") for i in range(2)]]
+    assert outputs.tolist() == [[-1, -1], [1, -1]]  # classes 0 and 1
+    assert len(wide.to_data_list()) == 2
 
 
 def test_edges_rebuild_the_convolution():
@@ -167,7 +203,7 @@ def test_edges_of_the_blocked_layout_share_memory_with_the_weights():
 def test_a_permuted_net_has_the_same_graph_but_for_the_order_of_nodes():
     template, state = traced(cnn())
     permuted = template.symmetry.sample(torch.Generator().manual_seed(3))(state)
-    graphs = [graph_of(template, one) for one in (state, permuted)]
+    graphs = [graph_of(template, one).widened() for one in (state, permuted)]
     nodes = [rows(graph["x"]) for graph in graphs]
     edges = [rows(graph["edge_attr"]) for graph in graphs]
     assert sorted(nodes[0]) == sorted(nodes[1])
@@ -175,7 +211,7 @@ def test_a_permuted_net_has_the_same_graph_but_for_the_order_of_nodes():
     assert edges[0] != edges[1]  # something did move
 
     wrong = state | {"0.weight": state["0.weight"].flip(3)}  # taps never move
-    assert sorted(rows(graph_of(template, wrong)["edge_attr"])) != sorted(edges[0])
+    assert sorted(rows(graph_of(template, wrong).widened()["edge_attr"])) != sorted(edges[0])
 
 
 def rows(features: Tensor) -> list[tuple[float, ...]]:
@@ -238,7 +274,7 @@ def filled(module: nn.Module) -> nn.Module:
 
 
 def same_graph(one: nn.Module, other: nn.Module) -> bool:
-    graphs = [graph_of(*traced(filled(module))) for module in (one, other)]
+    graphs = [graph_of(*traced(filled(module))).widened() for module in (one, other)]
     return all(
         graphs[0][name].shape == graphs[1][name].shape and torch.equal(graphs[0][name], graphs[1][name])
         for name in ("x", "edge_index", "edge_attr")
@@ -275,7 +311,7 @@ def test_networkx_gets_the_same_graph():
 def test_flattening_links_keep_their_positions():
     template, state = traced(Residual().double())
     graph = graph_of(template, state)
-    flat = graph["edge_type"] == EDGE_TYPES.index("flatten")
+    flat = graph.edge_type == EDGE_TYPES.index("flatten")
     slots = graph["edge_attr"][flat, : GRID * GRID].argmax(1).view(3, 16)
     assert torch.equal(slots, (torch.arange(2, 6)[:, None] * GRID + torch.arange(2, 6)).flatten().expand(3, -1))
     assert torch.equal(graph["edge_attr"][flat, : GRID * GRID].sum(1), torch.ones(48, dtype=torch.float64))
@@ -285,7 +321,7 @@ def test_graphs_follow_dtype_and_pass_over_counters():
     template, state = traced(cnn())
     assert "1.num_batches_tracked" in state
     single = graph_of(template, {name: t.float() if t.is_floating_point() else t for name, t in state.items()})
-    assert {single[name].dtype for name in ("x", "edge_attr", "u")} == {torch.float32}
+    assert {single[name].dtype for name in ("x", "edge_attr", "space_codes", "relation_codes", "u")} == {torch.float32}
 
 
 @pytest.mark.parametrize(

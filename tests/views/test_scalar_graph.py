@@ -8,7 +8,13 @@ from torch_geometric.loader import DataLoader
 import metanet
 from metanet.arch.template import VECTOR_ROLES, Template
 from metanet.views.isomorphism import canonical_hash
-from metanet.views.scalar_graph import SCALAR_EDGE_COLUMNS, SCALAR_EDGE_TYPES, SCALAR_NODE_COLUMNS, state_dict_of
+from metanet.views.scalar_graph import (
+    SCALAR_EDGE_COLUMNS,
+    SCALAR_EDGE_TYPES,
+    SCALAR_NODE_COLUMNS,
+    SCALAR_RELATION_COLUMNS,
+    state_dict_of,
+)
 
 
 class Residual(nn.Module):
@@ -50,8 +56,8 @@ def traced(name: str) -> tuple[Template, dict[str, Tensor]]:
 
 
 def carries_a_parameter(edge_type: Tensor) -> Tensor:
-    names = [index for index, name in enumerate(SCALAR_EDGE_TYPES) if name in ("weight", *VECTOR_ROLES)]
-    return torch.isin(edge_type, torch.tensor(names))
+    names = ["weight", *(f"parameter.{role}" for role in VECTOR_ROLES)]
+    return torch.isin(edge_type, torch.tensor([SCALAR_EDGE_TYPES.index(name) for name in names]))
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -59,13 +65,13 @@ def carries_a_parameter(edge_type: Tensor) -> Tensor:
 def test_there_is_an_edge_for_every_number_of_the_net(name, bidirectional):
     template, state = traced(name)
     graph = template.graph(state, bidirectional, scalar_edges=True)
-    own = carries_a_parameter(graph["edge_type"])
+    own = carries_a_parameter(graph.edge_type)
     assert own.sum() == template.num_params
     values = graph["edge_attr"][:, SCALAR_EDGE_COLUMNS.index("value")]
     assert torch.equal(
         values[own].sort().values, torch.cat([value.flatten() for value in state.values()]).sort().values
     )
-    links = template.graph(state)["edge_block"] >= len(template.blocks)
+    links = template.graph(state).edge_block >= len(template.blocks)
     assert len(own) == (template.num_params + int(links.sum())) * (1 + bidirectional)
 
 
@@ -86,10 +92,15 @@ def test_the_graph_is_well_formed_and_goes_into_a_loader(name):
     assert (graph["edge_index"][1].diff() >= 0).all()
     assert graph["x"].shape[1] == len(SCALAR_NODE_COLUMNS)
     assert graph["edge_attr"].shape[1] == len(SCALAR_EDGE_COLUMNS)
+    assert len(set(SCALAR_EDGE_TYPES)) == len(SCALAR_EDGE_TYPES)
+    types = graph.edge_codes()[:, [SCALAR_RELATION_COLUMNS.index(f"type.{kind}") for kind in SCALAR_EDGE_TYPES]]
+    assert torch.equal(types.argmax(1), graph.edge_type)
+    assert (types.sum(1) == 1).all()
     vectors = sum(len(space.vectors) for space in template.spaces)
     assert graph.num_nodes == sum(space.size for space in template.spaces) + vectors
     batch = next(iter(DataLoader([graph, graph], batch_size=2)))
-    assert torch.equal(batch.to_data_list()[1]["edge_index"], graph["edge_index"])
+    again = batch.to_data_list()[1].to_dict()
+    assert all(torch.equal(again[field], value) for field, value in graph.to_dict().items())
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -107,7 +118,7 @@ def test_symmetric_copies_have_isomorphic_graphs_and_others_do_not(name):
 def test_a_tap_lies_where_the_channel_pairs_have_it():
     template, state = traced("residual")
     graph = template.graph(state, scalar_edges=True)
-    stem = (graph["edge_block"] == 0) & (graph["edge_index"][0] == 0) & (graph["edge_index"][1] == 2)
+    stem = (graph.edge_block == 0) & (graph["edge_index"][0] == 0) & (graph["edge_index"][1] == 2)
     columns = [SCALAR_EDGE_COLUMNS.index(name) for name in ("tap_row", "tap_column", "value")]
     found = {(int(row), int(column)): value for row, column, value in graph["edge_attr"][stem][:, columns].tolist()}
     kernel = state["stem.weight"][0, 0]  # 2 x 3, its middle at row 0, column 1
