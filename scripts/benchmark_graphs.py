@@ -3,13 +3,15 @@
     python scripts/benchmark_graphs.py
     python scripts/benchmark_graphs.py nets=512 device=cuda
 
-Prints a Markdown table. The loop is written as published code does it: for every net and layer it pads the kernels,
-lists the edges and makes a PyG Data, and collates the list at the end. All results are checked to be equal first.
-Bytes are what a layout writes; "of memcpy" compares their rate with half of the rate of a copy that misses the caches,
-which counts bytes read too. `blocked` writes only nodes, because its edges are views of the weights.
+Two Markdown tables: both layouts beside a plain loop, and how time grows with width, depth and the number of nets
+(that of tracing too, which is done once per architecture). The loop is written as published code does it: for every net
+and layer it pads the kernels, lists the edges and makes a PyG Data, and collates the list at the end. All results are
+checked to be equal first. Bytes are what a layout writes; "of memcpy" compares their rate with half of the rate of a
+copy that misses the caches, which counts bytes read too. `blocked` writes only nodes, because its edges are views.
 """
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +61,13 @@ ARCHITECTURES: list[dict[str, Any]] = [
     },
 ]
 
+CNN, MLP = ARCHITECTURES[:2]
+GROWTH: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "conv_width": (CNN, (8, 16, 32, 64, 128)),
+    "depth": (MLP, (1, 2, 4, 8, 16, 32)),
+    "nets": (CNN, (16, 64, 256, 1024)),
+}
+
 
 @dataclass
 class Options:
@@ -77,11 +86,41 @@ def main(options: Options) -> None:
     for arch in ARCHITECTURES:
         for row in measure(arch, options, copy):
             print("|", " | ".join(row), "|", flush=True)
+    print("\n| changed | parameters | edges | nets | trace, s | blocked, us/net | sparse, us/net | sparse, ns/edge |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for size, (arch, values) in GROWTH.items():
+        for value in values:
+            print("|", " | ".join(grown(arch, size, value, options)), "|", flush=True)
+
+
+def grown(arch: dict[str, Any], size: str, value: int, options: Options) -> tuple[str, ...]:
+    """The row of an architecture with one of its sizes changed, or of another number of its nets."""
+    count = value if size == "nets" else options.nets
+    start = time.perf_counter()
+    template = traced(arch if size == "nets" else arch | {size: value})
+    tracing = time.perf_counter() - start
+    params = {name: torch.randn(count, *shape).to(options.device) for name, shape in template.shapes.items()}
+    ways: list[Callable[[Template, dict[str, Tensor]], object]] = [blocked, sparse]
+    seconds = [machine.seconds_per_call(functools.partial(way, template, params), options.device) for way in ways]
+    micros = [1e6 / count * taken for taken in seconds]
+    edges = sum(block.shape[0] * block.shape[1] for block in template.blocks)
+    facts = (
+        f"{arch['family']}, {size} {value}",
+        f"{template.num_params:,}",
+        f"{edges:,}",
+        f"{count:,}",
+        f"{tracing:.2f}",
+    )
+    return (*facts, *(f"{one:,.1f}" for one in micros), f"{1e3 * micros[1] / edges:,.1f}")
+
+
+def traced(arch: dict[str, Any]) -> Template:
+    return trace(nets.build(arch).eval(), torch.randn(2, *arch["image_shape"]))
 
 
 def measure(arch: dict[str, Any], options: Options, copy: float) -> list[tuple[str, ...]]:
     """The rows of one architecture; `copy` is in bytes per second."""
-    template = trace(nets.build(arch).eval(), torch.randn(2, *arch["image_shape"]))
+    template = traced(arch)
     params = {name: torch.randn(options.nets, *shape).to(options.device) for name, shape in template.shapes.items()}
     check(template, {name: tensor[:2] for name, tensor in params.items()})
     ways: list[Callable[[Template, dict[str, Tensor]], object]] = [blocked, sparse, per_net_loop]
