@@ -101,6 +101,7 @@ class Training:
         self.optimizer = StackOptimizer(self._names("optimizer"), each("weight_decay"), self.weights)
         self.first_rate = each("learning_rate")
         self.rate_decay = torch.tensor([net.learning_rate_decay for net in group.nets], dtype=dtype, device=device)
+        self._rate_of: tuple[int, Tensor] | None = None
         clip = each("gradient_clip")
         self.largest_norm = torch.where(clip > 0, clip, torch.inf) if clip.any() else None
 
@@ -117,14 +118,14 @@ class Training:
         """One step of every net; one whose loss, weights or running statistics overflow stays as it is from now on."""
         inputs, wanted = self.feed.train(self.done)
         before = {name: value.clone() for name, value in self.buffers.items()}
-        outputs = self.stack(self.parameters | self.buffers, inputs, self._keys("dropout", self.done))
+        keys = self.feed.nets if self.stack.dropout is None else self._keys("dropout", self.done)
+        outputs = self.stack(self.parameters | self.buffers, inputs, keys)
         losses = self.feed.losses(outputs, wanted).mean(1)
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
         torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=self.gradients)
         if self.largest_norm is not None:
             self.gradients *= _shrink(self.gradients, self.largest_norm)[:, None]
-        epoch = self.done // self.group.steps_per_epoch
-        rate = self.first_rate * schedules.factors(self._names("schedule"), self.rate_decay, epoch, self.group.epochs)
+        rate = self._rate(self.done // self.group.steps_per_epoch)
         self.done += 1
         with torch.no_grad():
             self.optimizer.propose(self.weights, self.gradients, rate[:, None], self.done, out=self.proposed)
@@ -135,6 +136,12 @@ class Training:
             for name, value in self.buffers.items():
                 after = value if value.is_floating_point() else value + 1  # the counter of a batch norm's steps
                 torch.where(self.alive.view(-1, *[1] * (value.dim() - 1)), after, before[name], out=value)
+
+    def _rate(self, epoch: int) -> Float[Tensor, " nets"]:
+        if self._rate_of is None or self._rate_of[0] != epoch:
+            factors = schedules.factors(self._names("schedule"), self.rate_decay, epoch, self.group.epochs)
+            self._rate_of = epoch, self.first_rate * factors
+        return self._rate_of[1]
 
     @torch.no_grad()
     def snapshot(self) -> Snapshot:

@@ -11,12 +11,12 @@ from itertools import groupby
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
 from metanet.zoo.nets import ACTIVATIONS
-from metanet.zoo.stack_rules import FUNCTION_RULES, LAYER_RULES, SAME_MEMORY, Call, Tensors
+from metanet.zoo.stack_memory import FUSED, Memory, activated
+from metanet.zoo.stack_rules import FRESH_GRADIENT, FUNCTION_RULES, LAYER_RULES, SAME_MEMORY, Call, Tensors
 
 
 class Stack:
@@ -34,8 +34,20 @@ class Stack:
         self.nets = len(activations)
         self.dropout = dropout if dropout.any() else None
         self.activations = [(name, len(list(run))) for name, run in groupby(activations)]
+        nodes = list(_Tracer().trace(module).nodes)
+        fused = {node: self._fused(module, node) for node in nodes}
         self._steps = [
-            (node, self._rule(module, node), _is_spare(module, node)) for node in _Tracer().trace(module).nodes
+            (
+                node,
+                self._rule(module, node),
+                Memory(
+                    spare=_is_spare(module, node),
+                    own_gradient=_has_own_gradient(module, node),
+                    then=fused[node],
+                    done=any(fused[before] for before in node.all_input_nodes),
+                ),
+            )
+            for node in nodes
         ]
 
     def __call__(
@@ -49,22 +61,31 @@ class Stack:
         With `keys` the nets train: these draw the dropout masks, and running statistics move.
         """
         values: dict[fx.Node, Any] = {}
-        for node, rule, spare in self._steps:
+        for node, rule, memory in self._steps:
             if node.op == "output":
                 break
             read = [values[argument] for argument in node.args if isinstance(argument, fx.Node)] or [inputs]
-            values[node] = rule(Call(self, str(node.target), read, tensors, keys, spare))
+            values[node] = rule(Call(self, str(node.target), read, tensors, keys, memory))
         return values[node.all_input_nodes[0]]
 
-    def activate(self, x: Tensor, spare: bool) -> Tensor:
-        """Each net's own activation, on runs of nets with the same one; overwrites x if that is spare."""
+    def activate(self, x: Tensor, memory: Memory) -> Tensor:
+        """Each net's own activation, on runs of nets with the same one."""
         if len(self.activations) == 1:
-            return _activated(self.activations[0][0], x, spare)
+            return activated(self.activations[0][0], x, memory)
         dim = 1 if x.dim() == 4 else 0
         sizes = [count * (x.shape[dim] // self.nets) for _, count in self.activations]
         pieces: tuple[Tensor, ...] = _Split.apply(x, sizes, dim)  # type: ignore[assignment]
-        activated = [_activated(name, piece, True) for (name, _), piece in zip(self.activations, pieces, strict=True)]
-        return _Cat.apply(sizes, dim, *activated)  # type: ignore[return-value]
+        values = [activated(name, piece, _OWN) for (name, _), piece in zip(self.activations, pieces, strict=True)]
+        return _Cat.apply(sizes, dim, *values)  # type: ignore[return-value]
+
+    def _fused(self, module: nn.Module, node: fx.Node) -> str | None:
+        """The activation that a convolution does too: if it alone reads the convolution, and all nets have the same."""
+        if node.op != "call_module" or len(node.users) > 1 or len(self.activations) > 1:
+            return None
+        (reader,), name = node.users, self.activations[0][0]
+        layers = [type(module.get_submodule(str(each.target))) for each in (node, reader) if each.op == "call_module"]
+        fuses = len(layers) == 2 and layers[0] is nn.Conv2d and layers[1] in ACTIVATIONS.values() and name in FUSED
+        return name if fuses else None
 
     @staticmethod
     def _rule(module: nn.Module, node: fx.Node) -> Callable[[Call], Tensor]:
@@ -85,21 +106,6 @@ class Stack:
         )
 
 
-# half the memory traffic; not elu, whose slope is lost where it is nearly -1
-_OVERWRITING: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "leaky_relu": F.leaky_relu_,
-    "sigmoid": torch.sigmoid_,
-    "tanh": torch.tanh_,
-}
-
-
-def _activated(name: str, x: Tensor, spare: bool) -> Tensor:
-    if spare and name in _OVERWRITING and not x._is_view():  # autograd copies what a view of is overwritten
-        return _OVERWRITING[name](x)
-    return ACTIVATIONS[name]()(x)
-
-
 def _is_spare(module: nn.Module, node: fx.Node) -> bool:
     """Whether a step may overwrite its first input: a layer has made it, and nothing else reads that memory."""
     while node.all_input_nodes:
@@ -110,6 +116,19 @@ def _is_spare(module: nn.Module, node: fx.Node) -> bool:
         if maker not in SAME_MEMORY:
             return True
     return False
+
+
+def _has_own_gradient(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a step may overwrite the gradient of what it gives: one layer reads that, and makes its gradient anew."""
+    while len(node.users) == 1:
+        (node,) = node.users
+        reader = type(module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+        if reader not in SAME_MEMORY:
+            return reader in FRESH_GRADIENT
+    return False
+
+
+_OWN = Memory(spare=True, own_gradient=True)
 
 
 class _Split(torch.autograd.Function):

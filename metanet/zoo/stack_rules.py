@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from metanet import seeding
 from metanet.zoo.layers import AddShared, Attend, ReadOut, Scale, Tokens
 from metanet.zoo.nets import ACTIVATIONS
+from metanet.zoo.stack_memory import Memory
 
 Tensors = Mapping[str, Tensor]  # by state_dict name, each [nets, *shape]
 
@@ -43,7 +44,7 @@ class Call:
     inputs: list[Tensor]
     tensors: Tensors
     keys: Tensor | None  # given when the nets train
-    spare: bool  # nothing else reads the first input, so it may be overwritten
+    memory: Memory
 
     @property
     def x(self) -> Tensor:
@@ -72,17 +73,27 @@ def _conv(layer: nn.Conv2d, call: Call) -> Tensor:
     assert not isinstance(layer.padding, str), "families say how many pixels they pad"
     weight, bias = call.weight.flatten(0, 1), call.vector("bias")  # [nets * out, in, *taps], [nets * out]
     groups = call.stack.nets * layer.groups
-    return _Conv.apply(_pixels(call.x), weight, bias, layer.stride, layer.padding, layer.dilation, groups)  # type: ignore[return-value]
+    options = layer.stride, layer.padding, layer.dilation, groups
+    return _Conv.apply(_pixels(call.x), weight, bias, options, call.memory.then == "relu")  # type: ignore[return-value]
 
 
 class _Conv(torch.autograd.Function):
-    """F.conv2d with the bias's gradient as a plain sum: oneDNN's own takes half as long again as the whole backward."""
+    """F.conv2d, with relu on what it gives where that comes next; the gradient is that of F.conv2d alone.
+
+    The bias's gradient is a plain sum: oneDNN's own takes half as long again as the whole backward.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, options, relu: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
+        stride, padding, dilation, groups = options
         ctx.options = [*stride], [*padding], [*dilation], False, [0, 0], groups
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        if not relu:
+            return F.conv2d(x, weight, bias, *options)
+        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            fused = torch.ops.mkldnn._convolution_pointwise
+            return fused(x, weight, bias, padding, stride, dilation, groups, "relu", [], "")
+        return F.conv2d(x, weight, bias, *options).relu_()
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -90,7 +101,7 @@ class _Conv(torch.autograd.Function):
         wanted = [ctx.needs_input_grad[0], True, False]
         to_x, to_weight, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *ctx.options, wanted)
         to_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return to_x, to_weight, to_bias, None, None, None, None
+        return to_x, to_weight, to_bias, None, None
 
 
 def _linear(layer: nn.Linear, call: Call) -> Tensor:
@@ -143,6 +154,8 @@ def _read_out(layer: ReadOut, call: Call) -> Tensor:
 
 
 def _add_shared(layer: AddShared, call: Call) -> Tensor:
+    if call.x.shape == call.inputs[1].shape:
+        return call.x + call.inputs[1]
     x, other = (value.unflatten(1, (call.stack.nets, -1)) for value in call.inputs)
     shared = min(x.shape[2], other.shape[2])
     total = x[:, :, :shared] + other[:, :, :shared]
@@ -162,14 +175,45 @@ def _dropout(layer: nn.Dropout, call: Call) -> Tensor:
     return x * dropout_mask(call.keys, call.layer, probability, x.shape[2], x.shape[1]).mT
 
 
-def _pool(layer: nn.Module, call: Call) -> Tensor:
-    return layer(_pixels(call.x))
+def _pool(layer: nn.MaxPool2d | nn.AdaptiveAvgPool2d, call: Call) -> Tensor:
+    x = _pixels(call.x)
+    if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size == 1:
+        return _Mean.apply(x)  # type: ignore[return-value]
+    return layer(x)
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over pixels; its gradient, equal for all pixels of a channel, takes no memory for each."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return x.mean((2, 3), keepdim=True)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return (gradient / (ctx.shape[2] * ctx.shape[3])).expand(ctx.shape)
 
 
 def _flatten(call: Call) -> Tensor:
     if call.x.dim() == 5:
         return rearrange(call.x, "n b c h w -> n (c h w) b")
-    return rearrange(call.x, "b (n c) h w -> n (c h w) b", n=call.stack.nets) if call.x.dim() == 4 else call.x
+    return _Flatten.apply(call.x, call.stack.nets) if call.x.dim() == 4 else call.x  # type: ignore[return-value]
+
+
+class _Flatten(torch.autograd.Function):
+    """Values with pixels as flat ones; their gradient lies in memory as they do."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, nets: int) -> Tensor:
+        ctx.size = x.shape[2:]
+        return rearrange(x, "b (n c) h w -> n (c h w) b", n=nets)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        height, width = ctx.size
+        pixels = rearrange(gradient, "n (c h w) b -> b h w (n c)", h=height, w=width).contiguous()
+        return pixels.movedim(3, 1), None
 
 
 LAYER_RULES: dict[type[nn.Module], Callable[[Any, Call], Tensor]] = {
@@ -189,9 +233,10 @@ LAYER_RULES: dict[type[nn.Module], Callable[[Any, Call], Tensor]] = {
     nn.MaxPool2d: _pool,
     nn.AdaptiveAvgPool2d: _pool,
     nn.Flatten: lambda layer, call: _flatten(call),
-    **{kind: lambda layer, call: call.stack.activate(call.x, call.spare) for kind in ACTIVATIONS.values()},
+    **{kind: lambda layer, call: call.stack.activate(call.x, call.memory) for kind in ACTIVATIONS.values()},
 }
 SAME_MEMORY = (nn.Identity, nn.Dropout, nn.Flatten, ReadOut, torch.flatten)  # these may hand on their input as it is
+FRESH_GRADIENT = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d)  # new memory
 FUNCTION_RULES: dict[Any, Callable[[Call], Tensor]] = {
     operator.add: lambda call: call.inputs[0] + call.inputs[1],
     torch.flatten: _flatten,

@@ -342,8 +342,9 @@ def test_every_family_equals_plain_loops_in_every_optimizer_activation_and_initi
         assert_equals_the_plain_loop(group(changes, arch, steps=steps), of)
 
 
-def test_in_float32_a_stack_follows_plain_loops(images):
-    of = group([{"optimizer": optimizer, "activation": "tanh"} for optimizer in OPTIMIZERS], MLP)
+@pytest.mark.parametrize(("arch", "activation"), [(MLP, "tanh"), (SMALL, "relu"), (SMALL, "sigmoid")])
+def test_in_float32_a_stack_follows_plain_loops(arch, activation, images):
+    of = group([{"optimizer": optimizer, "activation": activation} for optimizer in OPTIMIZERS], arch)
     *_, last = snapshots(of, images, torch.float32)
     for row, net in enumerate(of.nets):
         for name, value in plain_fit(net, images["digits"])[0].state_dict().items():
