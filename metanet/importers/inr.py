@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metanet.importers.intake import fitting
+from metanet.importers.intake import fitting, splits
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.source import Foreign, LeftOut, Source
@@ -35,7 +35,7 @@ def read(
 ) -> Source:
     """Every net of the folder."""
     names = folder.names(*PATTERNS)
-    listed = {} if labels is None else _listed(folder, labels, set(names))
+    listed = {} if labels is None else splits.read(folder, labels, names, "label")
     stream = _nets(folder, parser, names, listed, image_set, omega)
     return Source(["siren"], len(names), stream, {"label": str}, {}, ["split", "label"])
 
@@ -63,7 +63,7 @@ def _nets(
     folder: Folder,
     parser: Parser,
     names: list[str],
-    listed: Mapping[str, tuple[str, str]],
+    listed: Mapping[str, Mapping[str, Any]],
     image_set: str | None,
     omega: int,
 ) -> Iterator[Foreign | LeftOut]:
@@ -76,7 +76,8 @@ def _nets(
     for where, answer in zip(paths, parser.parse(paths.values()), strict=True):
         image = next((part for part in PurePosixPath(where).parts[:-1] if IMAGE.fullmatch(part)), None)
         in_path = IMAGE.sub(r"\1", image) if image else None
-        split, label = listed.get(where, (None, in_path))
+        said = listed.get(where, {})
+        label = str(said["label"]) if said else in_path
         try:
             if isinstance(answer, ValueError):
                 raise answer
@@ -91,29 +92,7 @@ def _nets(
                 activation="sin",
                 image_set=image_set,
                 values={"label": label},
-                metadata={"split": split, "label": label},
+                metadata={"split": said.get("split"), "label": label},
             )
         except ValueError as error:
             yield LeftOut.of(where, error)
-
-
-def _listed(folder: Folder, name: str, names: set[str]) -> dict[str, tuple[str, str]]:
-    """Of the files that a JSON of splits names: part and label. Its absolute paths are matched by their ends.
-
-    Raises:
-        ValueError: no JSON of splits, or none of its files is in the folder.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    parts = folder.json(name)
-    for split, part in parts.items() if isinstance(parts, dict) else ():
-        if not isinstance(part, dict) or len(part.get("path", ())) != len(part.get("label", ())):
-            raise ValueError(f"{name}: {split}: expected the lists path and label, of equal length")
-        for path, label in zip(part["path"], part["label"], strict=True):
-            pieces = str(path).split("/")
-            ends = ("/".join(pieces[start:]) for start in range(len(pieces)))
-            own = next((end for end in ends if end in names), None)
-            if own is not None:
-                found[own] = split, str(label)
-    if not found:
-        raise ValueError(f"{name}: names no file of {folder.path}; expected {{split: {{path: [...], label: [...]}}}}")
-    return found

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from metanet.zoo import nets
-from tests.importers import foreign, test_inr, test_model_zoos, test_nws, test_small_cnn
+from tests.importers import foreign, test_inr, test_model_zoos, test_nws, test_small_cnn, test_wild_park
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ def _table_of_own(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "nets.parquet", compression="none")
 
 
+def _wild_park(folder: Path) -> None:
+    net: dict[str, list[Any]] = {"channels": [3, 2], "kernel_size": [1], "residual": [-1], "activation": ["none"]}
+    test_wild_park.put(folder, {"run": net})
+
+
 def _table(path: Path, rows: list[dict[str, Any]]) -> None:
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -110,4 +115,5 @@ EXAMPLES = {
         _state_dicts, {"module": "tests.importers.examples:line", "input": [1, 1, 2, 2]}, checked=(".pt",)
     ),
     "table": Example(_table_of_own),
+    "wild_park": Example(_wild_park, checked=(".pt",)),
 }

@@ -177,10 +177,10 @@ def test_a_file_that_kills_the_process_spoils_only_itself(tmp_path: Path, monkey
     kill.write_bytes(b"")
     ask = Parser._ask
 
-    def killed(self: Parser, paths: list[Path]) -> Any:
+    def killed(self: Parser, paths: list[Path], reader: str) -> Any:
         if kill in paths:
             os.kill((self._child or self._start()).pid, 9)
-        return ask(self, paths)
+        return ask(self, paths, reader)
 
     monkeypatch.setattr(Parser, "_ask", killed)
     with Parser() as parser:

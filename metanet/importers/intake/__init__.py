@@ -3,8 +3,11 @@
 folder.py      paths that stay below the source's root, and the SHA-256 of everything that was read
 containers.py  bytes of a container -> tensors and plain metadata, with every claimed size checked first
 pickles.py     what a pickle would import or call, read without running it
-parser.py      runs containers.py in a child process with limits; safetensors come back
+stand_ins.py   pickles of foreign classes, read without those classes
+objects.py     files of pickled objects, one reader per zoo -> tensors and plain metadata
+parser.py      runs containers.py and objects.py in a child process with limits; safetensors come back
 child.py       that process
+splits.py      the part and label that a JSON of splits gives to files
 source.py      what a format gives: columns, and a stream of nets
 fitting.py     foreign tensors -> the state_dict of a module, checked name by name and shape by shape
 writing.py     the stream -> a zoo

@@ -1,9 +1,10 @@
 """The process that parses foreign containers: `python -m metanet.importers.intake.child FOLDER`.
 
-It reads one JSON line for each job, {"paths": [...]}, puts the tensors of all paths into FOLDER/tensors.safetensors,
-and answers with one JSON line: for each path {"tensors", "metadata"} or {"error", "refused"}. It has limits of memory,
-of processor time for each job and of the size of its file, and an audit hook that ends it when anything asks for
-another process, a connection or another file to write: none of the parsers does.
+It reads one JSON line for each job, {"reader": NAME, "paths": [...]}, puts the tensors of all paths into
+FOLDER/tensors.safetensors, and answers with one JSON line: for each path {"tensors", "metadata"} or
+{"error", "refused"}. It has limits of memory, of processor time for each job and of the size of its file, and an audit
+hook that ends it when anything asks for another process, a connection or another file to write: none of the readers
+does.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 
 from metanet.commandline import RefusedError
-from metanet.importers.intake import containers
+from metanet.importers.intake import containers, objects
 
+READERS = {"containers": containers.parse, "wild_park": objects.wild_park}
 SPARE_BYTES = 256 << 20  # of memory beyond what the process has at its start
 COPIES = 8  # of a job's files that fit into its memory beside that
 SECONDS = 60  # of processor time for a job
@@ -34,20 +38,23 @@ def main(folder: Path) -> None:
     start_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     sys.addaudithook(lambda event, arguments: _forbid(event, arguments, out))
     for line in sys.stdin:
-        paths = [Path(path) for path in json.loads(line)["paths"]]
+        job = json.loads(line)
+        paths = [Path(path) for path in job["paths"]]
         _limit(start_bytes, sum(path.stat().st_size for path in paths))
         found, tensors = [], {}
         for number, path in enumerate(paths):
-            answer, own = _parse(path)
+            answer, own = _parse(READERS[job["reader"]], path)
             found.append(answer)
             tensors |= {f"{number}/{name}": tensor for name, tensor in own.items()}
         safetensors.torch.save_file(tensors, out)
         print(json.dumps(found), file=answers, flush=True)
 
 
-def _parse(path: Path) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+def _parse(
+    reader: Callable[[Path], tuple[dict[str, torch.Tensor], dict[str, Any]]], path: Path
+) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     try:
-        tensors, metadata = containers.parse(path)
+        tensors, metadata = reader(path)
         own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         return {"tensors": list(own), "metadata": metadata}, own
     except RefusedError as error:

@@ -11,7 +11,7 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,7 @@ def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         RefusedError: reading would run code, or the container is of a kind that is not read.
         ValueError: damaged, sizes that do not fit, or no tensors.
     """
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"{path}: found {size:,} bytes, more than the {MOST_BYTES:,} that are read")
+    check_size(path)
     if path.suffix == ".parquet":
         return {}, {"rows": json.loads(json.dumps(disk.read_parquet(path).to_pylist(), default=_plain))}
     data = path.read_bytes()
@@ -51,6 +49,13 @@ def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     found = _safetensors(data, where) if path.suffix == ".safetensors" else _torch(data, where)
     tensors, metadata = unwrap(found[0], where)
     return tensors, found[1] | metadata
+
+
+def check_size(path: Path) -> None:
+    """Raises ValueError for a file that is too large to be read."""
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{path}: found {size:,} bytes, more than the {MOST_BYTES:,} that are read")
 
 
 def unwrap(found: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -88,7 +93,7 @@ def _torch(data: bytes, where: str) -> tuple[Any, dict[str, Any]]:
     if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:6] == b"\x93NUMPY" or data[257:262] == TAR:
         raise RefusedError(f"{where}: refused: neither a file of torch.save nor safetensors")
     if data.startswith(ZIP):
-        _check_zip(data, where)
+        check_zip(data, where)
     else:
         pickles.check_legacy(data, where)
     try:
@@ -100,13 +105,20 @@ def _torch(data: bytes, where: str) -> tuple[Any, dict[str, Any]]:
     return found, {}
 
 
-def _check_zip(data: bytes, where: str) -> None:
-    """Passes a zip as torch.save writes it: stored entries, sound by their CRC, one pickle of allowed names."""
+def check_zip(
+    data: bytes, where: str, allowed: Callable[[str], bool] = pickles.ALLOWED.__contains__, most: int = MOST_NAMES
+) -> str:
+    """Passes a zip as torch.save writes it: stored entries, sound by their CRC, one pickle of allowed names, its name.
+
+    Raises:
+        RefusedError: it is none, or its pickle has another name.
+        ValueError: damaged.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             entries = file.infolist()
             names = [entry.filename for entry in entries]
-            if len(names) > MOST_NAMES or len(set(names)) < len(names):
+            if len(names) > most or len(set(names)) < len(names):
                 raise RefusedError(f"{where}: refused: {len(names):,} entries, or several of one name")
             for entry in entries:
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data) or entry.flag_bits & 1:
@@ -124,7 +136,8 @@ def _check_zip(data: bytes, where: str) -> None:
             bad = file.testzip()
             if bad is not None:
                 raise ValueError(f"{where}: damaged: the CRC of {bad!r} does not fit")
-            pickles.check(file.read(streams[0]), where)
+            pickles.check(file.read(streams[0]), where, allowed)
+            return streams[0]
     except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, OSError) as error:
         raise ValueError(f"{where}: damaged: {error}") from error
 

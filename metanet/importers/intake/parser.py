@@ -46,23 +46,26 @@ class Parser:
         self._end()
         self._folder.cleanup()
 
-    def parse(self, paths: Iterable[Path]) -> Iterator[Parsed | ValueError]:
-        """For each file its content, or why there is none: RefusedError, or ValueError for damage."""
+    def parse(self, paths: Iterable[Path], reader: str = "containers") -> Iterator[Parsed | ValueError]:
+        """For each file its content, or why there is none: RefusedError, or ValueError for damage.
+
+        `reader` names one of child.READERS.
+        """
         job: list[Path] = []
         for path in paths:
             if len(job) == JOB_FILES or (job and sum(map(_size, job)) + _size(path) > JOB_BYTES):
-                yield from self._job(job)
+                yield from self._job(job, reader)
                 job = []
             job.append(path)
         if job:
-            yield from self._job(job)
+            yield from self._job(job, reader)
 
-    def _job(self, paths: list[Path]) -> Iterator[Parsed | ValueError]:
-        answers = self._ask(paths)
+    def _job(self, paths: list[Path], reader: str) -> Iterator[Parsed | ValueError]:
+        answers = self._ask(paths, reader)
         if isinstance(answers, str):
             if len(paths) > 1:  # one of them has ended the process; alone each can only spoil itself
                 for path in paths:
-                    yield from self._job([path])
+                    yield from self._job([path], reader)
             else:
                 yield RefusedError(f"{paths[0]}: refused: the process that was reading it {answers}")
             return
@@ -78,13 +81,13 @@ class Parser:
                 own = {name: tensors[f"{number}/{name}"] for name in answer["tensors"]}
                 yield Parsed(own, answer["metadata"])
 
-    def _ask(self, paths: list[Path]) -> list[dict[str, Any]] | str:
+    def _ask(self, paths: list[Path], reader: str) -> list[dict[str, Any]] | str:
         """The answers, or in words how the child ended instead."""
         child = self._child or self._start()
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            print(json.dumps({"paths": [str(path) for path in paths]}), file=child.stdin, flush=True)
+            print(json.dumps({"reader": reader, "paths": [str(path) for path in paths]}), file=child.stdin, flush=True)
         except BrokenPipeError:
             return self._end()
         if not select.select([child.stdout], [], [], SECONDS)[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from metanet.commandline import RefusedError
 
@@ -33,14 +33,14 @@ LEGACY_STREAMS = 5  # magic number, protocol, system, object, storage keys: torc
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def check(data: bytes, where: str) -> None:
-    """Passes a stream whose every name is in ALLOWED, and that ends where its pickle ends.
+def check(data: bytes, where: str, allowed: Callable[[str], bool] = ALLOWED.__contains__) -> None:
+    """Passes a stream whose every name is allowed, and that ends where its pickle ends.
 
     Raises:
         RefusedError: it would run something else, which the message names.
         ValueError: truncated, or no pickle.
     """
-    end = _check_stream(data, 0, where)
+    end = _check_stream(data, 0, where, allowed)
     if end != len(data):
         raise RefusedError(f"{where}: refused: {len(data) - end:,} bytes follow the end of its pickle")
 
@@ -57,13 +57,13 @@ def check_legacy(data: bytes, where: str) -> None:
             )
 
 
-def _check_stream(data: bytes, start: int, where: str) -> int:
+def _check_stream(data: bytes, start: int, where: str, allowed: Callable[[str], bool] = ALLOWED.__contains__) -> int:
     """Where the pickle that begins at `start` ends."""
     file = io.BytesIO(data)
     file.seek(start)
     try:
         for name in _names(file):
-            if name not in ALLOWED:
+            if not allowed(name):
                 raise RefusedError(
                     f"{where}: refused: reading it would import and may run {name}. Only plain state_dicts are read: "
                     f"save module.state_dict(), not the module, or write safetensors."

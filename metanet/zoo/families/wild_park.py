@@ -4,7 +4,7 @@
 channels that both have, before the activation; 0 adds nothing. In a spec each layer is drawn by itself, and a skip that
 reaches before the first layer adds nothing. Images keep their size.
 Source: Kofinas et al. (2024), arXiv:2403.12143, appendix, and their code. Departures: one activation per net, where
-they draw one per layer; dropout before the head.
+they draw one per layer (family wild_park_mixed has theirs); dropout before the head.
 """
 
 from torch import Tensor, fx, nn
@@ -27,11 +27,16 @@ class Body(nn.Module):
     """Images [batch, channels, h, w] -> [batch, widths[-1], h, w]."""
 
     def __init__(
-        self, channels: int, kernels: list[int], widths: list[int], skips: list[int], activation: type[nn.Module]
+        self,
+        channels: int,
+        kernels: list[int],
+        widths: list[int],
+        skips: list[int],
+        activations: list[type[nn.Module]],
     ):
         super().__init__()
         self.skips, self.add = skips, AddShared()
-        for number, (kernel, width) in enumerate(zip(kernels, widths, strict=True), 1):
+        for number, (kernel, width, activation) in enumerate(zip(kernels, widths, activations, strict=True), 1):
             self.add_module(f"conv{number}", nn.Conv2d(channels, width, kernel, padding=kernel // 2))
             self.add_module(f"activation{number}", activation())
             channels = width
@@ -57,8 +62,13 @@ def expects(arch: Arch) -> str | None:
 
 
 def layers(arch: Arch, activation: type[nn.Module], dropout: float) -> Layers:
+    return layers_of(arch, [activation] * arch["depth"], dropout)
+
+
+def layers_of(arch: Arch, activations: list[type[nn.Module]], dropout: float) -> Layers:
+    """The layers with an activation for each convolution."""
     kernels, widths, skips = (_numbers(arch[name]) for name in ("kernels", "widths", "skips"))
-    yield "body", Body(arch["image_shape"][0], kernels, widths, skips, activation)
+    yield "body", Body(arch["image_shape"][0], kernels, widths, skips, activations)
     yield "pool", nn.AdaptiveAvgPool2d(1)
     yield "flatten", nn.Flatten()
     yield "dropout", nn.Dropout(dropout)

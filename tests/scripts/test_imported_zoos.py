@@ -1,0 +1,39 @@
+"""What zoos of the further formats are good for: graphs, a training, a report."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from metanet import report, runs
+from metanet.train import train
+from tests.importers import test_wild_park
+from tests.scripts.test_import_zoo import GNN, run
+
+
+def wild_park(folder: Path) -> tuple[str, ...]:
+    nets = list(test_wild_park.NETS.values())
+    park = {f"run{number}": nets[number % 4] for number in range(24)}
+    test_wild_park.put(folder, park, ("AdamW", "SGD", "SGD"))
+    return ("format=wild_park", f"path={folder}")
+
+
+@pytest.mark.parametrize("make", [wild_park], ids=lambda make: make.__name__)
+def test_an_imported_zoo_goes_through_graphs_training_and_report(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config_of: Callable[..., DictConfig],
+    make: Callable[[Path], tuple[str, ...]],
+):
+    out = tmp_path / "zoo"
+    assert run(monkeypatch, "import_zoo.py", *make(tmp_path / "source"), f"out={out}") == 0
+    assert "left out" not in capsys.readouterr().out
+    assert run(monkeypatch, "build_graphs.py", f"zoo={out}") == 0
+    assert run(monkeypatch, "verify_zoo.py", f"zoo={out}") == 0
+    config = config_of(f"zoo={out}", *GNN, "training.epochs=1", "name=imported")
+    train(config, "x")
+    (found,) = report.main(report.Options(runs=str(runs.folder_of(config, "x")), out=str(tmp_path / "report.html")))
+    assert "optimizer" in {target.name for target in found.targets}
+    assert "optimizer" in (tmp_path / "report.md").read_text()
