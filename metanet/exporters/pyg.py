@@ -6,10 +6,11 @@
     graphs.load("OUT/graphs-0.pt")  # torch.load(weights_only=True): tensors and plain values alone
     graphs[0]  # Data(x, edge_index, edge_attr, edge_type, node_space, edge_block, u, y, net, step)
 
-docs/graphs.md tells what the tensors of a graph hold. `y` [1, targets] has a column per entry of targets.json: the
-place in `classes`, or a number. splits.json has the places of the training, validation and
-test graphs, counted through all files: the split by training runs that `metanet.train` takes. Where the activation is a
-target, the graphs do not show it. columns.json names the columns of x, edge_attr, u and edge_type.
+These are plain Data: every node and edge has all columns, as in `ParameterGraph.widened`; docs/graphs.md tells what
+they hold. `y` [1, targets] has a column per entry of targets.json: the place in `classes`, or a number. splits.json has
+the places of the training, validation and test graphs, counted through all files: the split by training runs that
+`metanet.train` takes. Where the activation is a target, the graphs do not show it. columns.json names the columns of x,
+edge_attr, u and edge_type.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from metanet import splits, targets
 from metanet.exporters import Snapshot, check_shard_size
 from metanet.targets import Target
-from metanet.views.graph import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, NODE_COLUMNS, graph_of
+from metanet.views.graph import EDGE_COLUMNS, EDGE_TYPES, GRAPH_COLUMNS, NODE_COLUMNS, ParameterGraph, graph_of
 from metanet.zoo import disk
 from metanet.zoo.nets import ACTIVATIONS
 from metanet.zoo.store import Zoo
@@ -48,7 +49,7 @@ def write(zoo: Zoo, snapshots: Sequence[Snapshot], folder: Path, *, shard_size: 
         if key not in parts:
             raise ValueError(f"{zoo.path}: {snapshot.name} has status {snapshot.row['status']}; a graph needs ok")
         template = zoo.template(snapshot.row["arch"], snapshot.row["activation"]).hide(hidden)
-        graph = graph_of(template, snapshot.state_dict())
+        graph = _plain(graph_of(template, snapshot.state_dict()))
         graph.y, graph.net, graph.step = labels[key][None], *key
         graphs.append(graph)
         if number == len(snapshots) - 1 or sum(map(_bytes, graphs)) + _bytes(graph) > shard_size:
@@ -85,6 +86,12 @@ def _described(zoo: Zoo) -> tuple[dict[tuple[int, int], str], tuple[Target, ...]
     keys = list(zip(table["net"].to_pylist(), table["step"].to_pylist(), strict=True))
     sides = {key: splits.PARTS[side] for key, side in zip(keys, part, strict=True)}
     return sides, found, dict(zip(keys, values, strict=True))
+
+
+def _plain(graph: ParameterGraph) -> Data:
+    wide = graph.widened()
+    names = ("x", "edge_index", "edge_attr", "edge_type", "node_space", "edge_block", "u")
+    return Data(**{name: getattr(wide, name) for name in names})
 
 
 def _bytes(graph: Data) -> int:
