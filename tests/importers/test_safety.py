@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from metanet.commandline import RefusedError
+from metanet.importers.intake import parser as parsing
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parsed, Parser
 from tests.importers import hostile
@@ -171,24 +172,30 @@ def test_truncations_and_bit_flips_never_give_another_net(parser: Parser, tmp_pa
             assert torch.equal(answer.tensors["bias"], torch.ones(3))
 
 
-def test_a_file_that_kills_the_process_spoils_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    good = put(tmp_path, {"a.pt": saved({"w": torch.ones(2)}), "b.pt": saved({"w": torch.ones(3)})})
-    kill = tmp_path / "kill.pt"
-    kill.write_bytes(b"")
-    ask = Parser._ask
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_kills_its_process_spoils_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+):
+    """One file a job, so that others wait behind it."""
+    names = ["a.pt", "b.pt", "kill.pt", "c.pt", "d.pt", "e.pt"]
+    paths = put(tmp_path, {name: saved({"w": torch.full((2,), float(place))}) for place, name in enumerate(names)})
+    send = parsing._Child.send
 
-    def killed(self: Parser, paths: list[Path], reader: str) -> Any:
-        if kill in paths:
-            os.kill((self._child or self._start()).pid, 9)
-        return ask(self, paths, reader)
+    def killing(self: parsing._Child, job: parsing._Job) -> None:
+        if paths[2] in job.paths:
+            os.kill(self._process.pid, 9)
+            self._process.wait()
+        send(self, job)
 
-    monkeypatch.setattr(Parser, "_ask", killed)
-    with Parser() as parser:
-        first, second, third = parser.parse([good[0], kill, good[1]])
-    assert isinstance(first, Parsed)
-    assert isinstance(third, Parsed)
-    assert isinstance(second, RefusedError)
-    assert "kill.pt: refused: the process that was reading it was ended by SIGKILL" in str(second)
+    monkeypatch.setattr(parsing._Child, "send", killing)
+    monkeypatch.setattr(parsing, "JOB_FILES", 1)
+    with Parser(workers) as parser:
+        found = list(parser.parse(paths))
+    refused = found.pop(2)
+    assert isinstance(refused, RefusedError)
+    assert "kill.pt: refused: the process that was reading it was ended by SIGKILL" in str(refused)
+    values = [answer.tensors["w"][0].item() for answer in found if isinstance(answer, Parsed)]
+    assert values == [0, 1, 3, 4, 5]
 
 
 def test_wrong_kinds_of_values_are_told(parser: Parser, tmp_path: Path):

@@ -1,14 +1,16 @@
 """The process that parses foreign containers: `python -m metanet.importers.intake.child FOLDER`.
 
-It reads one JSON line for each job, {"reader": NAME, "paths": [...]}, puts the tensors of all paths into
-FOLDER/tensors.safetensors, and answers with one JSON line: for each path {"tensors", "metadata"} or
-{"error", "refused"}. It has limits of memory, of processor time for each job and of the size of its file, and an audit
-hook that ends it when anything asks for another process, a connection or another file to write: none of the readers
-does.
+It reads one JSON line for each job, {"job": NUMBER, "reader": NAME, "paths": [...]}, puts the tensors of all paths into
+FOLDER/NUMBER.safetensors and what is said of each path into FOLDER/NUMBER.json, {"names", "place", "metadata",
+"sha256"} or {"error", "refused"}, and answers with the job's number on a line. It has limits of memory, of processor
+time for each job and of the size of its files, and an audit hook that ends it when anything asks for another process,
+a connection or another file to write: none of the readers does. A reader is imported when it is first asked for.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import os
 import resource
@@ -17,50 +19,69 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-
 from metanet.commandline import RefusedError
-from metanet.importers.intake import containers, objects
+from metanet.importers.intake import arrays
+from metanet.importers.intake.arrays import Array
 
-READERS = {"containers": containers.parse, "wild_park": objects.wild_park}
-SPARE_BYTES = 256 << 20  # of memory beyond what the process has at its start
+READERS = {
+    "containers": "metanet.importers.intake.containers:parse",
+    "wild_park": "metanet.importers.intake.objects:wild_park",
+}
+SPARE_BYTES = 192 << 20  # of memory beyond what the process has at its start
 COPIES = 8  # of a job's files that fit into its memory beside that
 SECONDS = 60  # of processor time for a job
 FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.", "socket.", "ctypes.dlopen", "shutil.")
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    out = str(folder / "tensors.safetensors")
-    start_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    sys.addaudithook(lambda event, arguments: _forbid(event, arguments, out))
+    readers: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Any]]]] = {}
+    start_bytes, guard = 0, _Guard()
+    sys.addaudithook(guard.check)
     for line in sys.stdin:
         job = json.loads(line)
-        paths = [Path(path) for path in job["paths"]]
+        paths, out = [Path(path) for path in job["paths"]], folder / str(job["job"])
+        if job["reader"] not in readers:
+            _lift()
+            guard.on = False
+            readers[job["reader"]] = _reader(job["reader"])
+            guard.on = True
+            start_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _limit(start_bytes, sum(path.stat().st_size for path in paths))
-        found, tensors = [], {}
-        for number, path in enumerate(paths):
-            answer, own = _parse(READERS[job["reader"]], path)
-            found.append(answer)
-            tensors |= {f"{number}/{name}": tensor for name, tensor in own.items()}
-        safetensors.torch.save_file(tensors, out)
-        print(json.dumps(found), file=answers, flush=True)
+        guard.may_write = (f"{out}.safetensors", f"{out}.json")
+        found = [_parse(readers[job["reader"]], path) for path in paths]
+        places = arrays.save(Path(f"{out}.safetensors"), [own for _, own in found])
+        told = [answer | {"place": place} for (answer, _), place in zip(found, places, strict=True)]
+        Path(f"{out}.json").write_text(json.dumps(told))
+        print(job["job"], file=answers, flush=True)
+
+
+def _reader(name: str) -> Callable[[Path], tuple[dict[str, Any], dict[str, Any]]]:
+    module, _, function = READERS[name].partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _parse(
-    reader: Callable[[Path], tuple[dict[str, torch.Tensor], dict[str, Any]]], path: Path
-) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+    reader: Callable[[Path], tuple[dict[str, Any], dict[str, Any]]], path: Path
+) -> tuple[dict[str, Any], dict[str, Array]]:
     try:
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         tensors, metadata = reader(path)
-        own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        return {"tensors": list(own), "metadata": metadata}, own
+        own = {name: arrays.of(tensor) for name, tensor in tensors.items()}
+        return {"names": list(own), "metadata": metadata, "sha256": sha256}, own
     except RefusedError as error:
         return {"error": str(error), "refused": True}, {}
     except Exception as error:  # the file is hostile: whatever it provokes is an answer about this file alone
         return {"error": str(error) if str(path) in str(error) else f"{path}: {type(error).__name__}: {error}"}, {}
+
+
+def _lift() -> None:
+    """Lets a library be imported: torch reserves far more addresses than it uses."""
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (hard, hard))
 
 
 def _limit(start_bytes: int, job_bytes: int) -> None:
@@ -77,11 +98,18 @@ def _limit(start_bytes: int, job_bytes: int) -> None:
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _forbid(event: str, arguments: tuple[object, ...], out: str) -> None:
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if event.startswith(FORBIDDEN) or (writes and str(arguments[0]) != out):
-        os.write(2, f"the parser was ended: it asked for {event} {arguments[:1]}\n".encode())
-        os._exit(77)
+class _Guard:
+    """Ends the process when it asks for what no reader needs; off only while a reader's libraries are imported."""
+
+    def __init__(self):
+        self.on, self.may_write = True, ("", "")
+
+    def check(self, event: str, arguments: tuple[object, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        wrong = event.startswith(FORBIDDEN) or (writes and str(arguments[0]) not in self.may_write)
+        if self.on and wrong:
+            os.write(2, f"the parser was ended: it asked for {event} {arguments[:1]}\n".encode())
+            os._exit(77)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,32 @@
 """Containers: the bytes of a checkpoint -> tensors and plain metadata. Runs in the child process of parser.py.
 
 Every claimed size is compared with the bytes that are there before anything is allocated, and zips are checked by their
-CRC, so that a damaged file is an error and never another net. No path here runs code from a file.
+CRC, so that a damaged file is an error and never another net. No path here runs code from a file, and none needs torch.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
 
 from metanet.commandline import RefusedError
-from metanet.importers.intake import pickles
-from metanet.zoo import disk
+from metanet.importers.intake import arrays, checkpoints, pickles, zips
+from metanet.importers.intake.arrays import Array
 
 MOST_BYTES = 8 << 30  # of a file
 MOST_HEADER_BYTES = 1 << 24  # of a safetensors file
 MOST_NAMES = 100_000  # tensors of a net, and entries of a zip
-MOST_SHARING = 4  # a file's tensors may be so many times as large as the file, where they share storages
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights")
 PREFIXES = ("module.", "_orig_mod.")
 ZIP, TAR = b"PK\x03\x04", b"ustar"
 
 
-def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def parse(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """The tensors of one net, and what the file says beside them as plain JSON values; of a parquet file its "rows".
 
     Raises:
@@ -43,10 +35,12 @@ def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     check_size(path)
     if path.suffix == ".parquet":
+        from metanet.zoo import disk  # which imports pyarrow, and that takes 50 MB
+
         return {}, {"rows": json.loads(json.dumps(disk.read_parquet(path).to_pylist(), default=_plain))}
     data = path.read_bytes()
     where = str(path)
-    found = _safetensors(data, where) if path.suffix == ".safetensors" else _torch(data, where)
+    found = _safetensors(data, where) if path.suffix == ".safetensors" else (_torch(data, where), {})
     tensors, metadata = unwrap(found[0], where)
     return tensors, found[1] | metadata
 
@@ -58,7 +52,7 @@ def check_size(path: Path) -> None:
         raise ValueError(f"{path}: found {size:,} bytes, more than the {MOST_BYTES:,} that are read")
 
 
-def unwrap(found: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def unwrap(found: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The state_dict inside a checkpoint's wrappers, without the prefixes of DataParallel and torch.compile.
 
     Raises:
@@ -73,7 +67,7 @@ def unwrap(found: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         found = found[inner]
     if not isinstance(found, Mapping) or not found:
         raise ValueError(f"{where}: no state_dict: found {_kinds(found)}, expected tensors by name")
-    wrong = [name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
+    wrong = [name for name, value in found.items() if not isinstance(name, str) or not arrays.is_array(value)]
     if wrong or len(found) > MOST_NAMES:
         raise ValueError(
             f"{where}: no state_dict: {wrong[0]!r} is no tensor, found {_kinds(found)}" if wrong else where
@@ -88,21 +82,29 @@ def unwrap(found: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(json.dumps(metadata, default=_plain))
 
 
-def _torch(data: bytes, where: str) -> tuple[Any, dict[str, Any]]:
-    """What `torch.load` gives for a file of torch.save, after its pickles have been read without being run."""
+def _torch(data: bytes, where: str) -> Any:
+    """What is in a file of torch.save. Where it cannot be read, its pickle's names are looked at one by one."""
     if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:6] == b"\x93NUMPY" or data[257:262] == TAR:
         raise RefusedError(f"{where}: refused: neither a file of torch.save nor safetensors")
-    if data.startswith(ZIP):
-        check_zip(data, where)
-    else:
-        pickles.check_legacy(data, where)
     try:
-        with torch.serialization.safe_globals(_numpy_names()):
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever a damaged file provokes; none of it passes
-        raise ValueError(f"{where}: torch.load(weights_only=True) does not read it: {_first_line(error)}") from error
-    _check_storages(found, len(data), where)
-    return found, {}
+        if data.startswith(ZIP):
+            entries, stream = _zip(data, where)
+            found = checkpoints.zipped(entries, stream)
+        else:
+            if pickles.LEGACY_MAGIC not in data[:64]:
+                pickles.check_legacy(data, where)
+            found = checkpoints.legacy(data)
+    except Exception as error:  # a damaged stream provokes anything; none of it passes
+        if where in str(error):
+            raise
+        if data.startswith(ZIP):
+            pickles.check(bytes(entries[stream]), where)
+        else:
+            pickles.check_legacy(data, where)
+        kind = RefusedError if isinstance(error, RefusedError) else ValueError
+        raise kind(f"{where}: {_first_line(error)}") from error
+    _check_sharing(found, len(data), where)
+    return found
 
 
 def check_zip(
@@ -114,57 +116,39 @@ def check_zip(
         RefusedError: it is none, or its pickle has another name.
         ValueError: damaged.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            entries = file.infolist()
-            names = [entry.filename for entry in entries]
-            if len(names) > most or len(set(names)) < len(names):
-                raise RefusedError(f"{where}: refused: {len(names):,} entries, or several of one name")
-            for entry in entries:
-                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(data) or entry.flag_bits & 1:
-                    raise RefusedError(
-                        f"{where}: refused: {entry.filename!r} is packed or encrypted, or claims {entry.file_size:,} "
-                        f"bytes in a file of {len(data):,}; torch.save stores its entries as they are"
-                    )
-            if sum(entry.file_size for entry in entries) > len(data):
-                raise RefusedError(f"{where}: refused: its entries overlap")
-            streams = [name for name in names if name.rsplit("/", 1)[-1].endswith(".pkl")]
-            if len(streams) != 1 or not streams[0].endswith("data.pkl") or any("constants.pkl" in n for n in names):
-                raise RefusedError(
-                    f"{where}: refused: no file of torch.save (found {names[:4]}, a TorchScript or a zip)"
-                )
-            bad = file.testzip()
-            if bad is not None:
-                raise ValueError(f"{where}: damaged: the CRC of {bad!r} does not fit")
-            pickles.check(file.read(streams[0]), where, allowed)
-            return streams[0]
-    except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, OSError) as error:
-        raise ValueError(f"{where}: damaged: {error}") from error
+    entries, stream = _zip(data, where, most)
+    pickles.check(bytes(entries[stream]), where, allowed)
+    return stream
 
 
-def _check_storages(found: Any, size: int, where: str) -> None:
-    """Refuses tensors that claim more numbers than the file has, as overlapping strides do."""
+def _zip(data: bytes, where: str, most: int = MOST_NAMES) -> tuple[dict[str, memoryview], str]:
+    """The entries of a zip as torch.save writes it, and the name of its one pickle."""
+    entries = zips.stored(data, where, most)
+    streams = [name for name in entries if name.endswith(".pkl")]
+    if len(streams) != 1 or not streams[0].endswith("data.pkl") or any("constants.pkl" in name for name in entries):
+        raise RefusedError(
+            f"{where}: refused: no file of torch.save (found {list(entries)[:4]}, a TorchScript or a zip)"
+        )
+    return entries, streams[0]
+
+
+def _check_sharing(found: Any, size: int, where: str) -> None:
+    """Refuses tensors that share storages so often that they claim many times the bytes of the file."""
     total, left = 0, [found]
     while left:
         value = left.pop()
-        if isinstance(value, Tensor):
-            if value.layout != torch.strided or value.is_quantized:
-                raise RefusedError(f"{where}: refused: a tensor that is sparse or quantized")
-            total += value.numel() * value.element_size()
-            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise RefusedError(
-                    f"{where}: refused: a tensor of {tuple(value.shape)} whose entries overlap in memory"
-                )
+        if isinstance(value, Array):
+            total += len(value.data)
         elif isinstance(value, Mapping):
             left += list(value.values())
-        elif isinstance(value, list | tuple):
-            left += list(value)
-    if total > MOST_SHARING * size:
+        elif isinstance(value, list):
+            left += value
+    if total > checkpoints.MOST_SHARING * size:
         raise RefusedError(f"{where}: refused: tensors of {total:,} bytes in a file of {size:,}")
 
 
-def _safetensors(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the `__metadata__` of a safetensors file, whose header is checked first."""
+def _safetensors(data: bytes, where: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The tensors and the `__metadata__` of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, MOST_HEADER_BYTES):
         raise ValueError(f"{where}: no safetensors file: its header claims {length:,} of {len(data):,} bytes")
@@ -173,31 +157,27 @@ def _safetensors(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, 
         about = header.pop("__metadata__", {})
         if len(header) > MOST_NAMES:
             raise RefusedError(f"{where}: refused: a header of {len(header):,} tensors")
-        end = 0
-        for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
-            begin, end_now = entry["data_offsets"]
-            if begin != end or end_now < begin or math.prod(entry["shape"]) > len(data):
+        whole, end, found = memoryview(data)[8 + length :], 0, {}
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            (begin, end_now), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
+            if begin != end or any(type(size) is not int or size < 0 for size in shape):
                 raise ValueError(f"{where}: damaged: its tensors overlap, leave gaps or claim too much")
+            if end_now - begin != math.prod(shape) * arrays.SIZES[dtype]:
+                raise ValueError(f"{where}: damaged: {name!r} of {dtype} {shape} in {end_now - begin:,} bytes")
+            found[name] = Array(dtype, shape, whole[begin:end_now])
             end = end_now
-        if 8 + length + end != len(data):
+        if end != len(whole):
             raise ValueError(f"{where}: found {len(data):,} bytes, its header claims {8 + length + end:,}: truncated")
-        return safetensors.torch.load(data), {str(name): str(value) for name, value in about.items()}
-    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{where}: damaged: no safetensors file ({_first_line(error)})") from error
-
-
-def _numpy_names() -> list[Any]:
-    """numpy's scalars, which checkpoints keep accuracies in, by the names of both its generations."""
-    scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar  # type: ignore[attr-defined]
-    kinds = [type(np.dtype(name)) for name in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")]
-    return [(scalar, f"numpy.{home}.multiarray.scalar") for home in ("core", "_core")] + [np.dtype, *kinds]
+        return found, {str(name): str(value) for name, value in about.items()}
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{where}: damaged: no safetensors file ({type(error).__name__}: {error})") from error
 
 
 def _plain(value: Any) -> Any:
-    """A metadata value as JSON can hold it: numbers of numpy and tensors of one number; of others only the kind."""
-    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1):
-        return value.item()
-    return f"<{type(value).__name__}>"
+    """What JSON does not know, as a plain value."""
+    if arrays.is_array(value) and math.prod(value.shape) == 1 and (array := arrays.of(value)).dtype in arrays.NUMPY:
+        return np.frombuffer(array.data, arrays.NUMPY[array.dtype])[0].item()
+    return value.item() if isinstance(value, np.generic) else f"<{type(value).__name__}>"
 
 
 def _kinds(found: Any) -> str:

@@ -8,7 +8,9 @@ import hashlib
 import io
 import json
 import tokenize
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ class Folder:
             raise FileNotFoundError(f"{path}: no such file or folder")
         self.path = path
         self.root = (path if path.is_dir() else path.parent).resolve()
-        self._read: set[str] = set()
+        self._read: dict[str, Path] = {}
 
     def file(self, name: str) -> Path:
         """The file called `name` below the root, with "/" between folders; it counts as read.
@@ -52,7 +54,7 @@ class Folder:
             raise FileNotFoundError(f"{path}: no such file")
         if not resolved.is_file():
             raise RefusedError(f"{self.root}: refused to open {name!r}: no ordinary file")
-        self._read.add(name)
+        self._read[name] = resolved
         return resolved
 
     def has(self, name: str) -> bool:
@@ -68,12 +70,14 @@ class Folder:
         visible = [name for name in found if not any(part.startswith(".") for part in name.parts)]
         return sorted(name.as_posix() for name in visible if not (self.root / name).is_dir())
 
-    def sha256(self) -> str:
-        """Of the names and contents of all files that were read, in the order of their names."""
+    def sha256(self, known: Mapping[Path, str] = MappingProxyType({})) -> str:
+        """Of the names and contents of all files that were read, in the order of their names.
+
+        `known` has the SHA-256 of files that need not be read once more.
+        """
         whole = hashlib.sha256()
         for name in sorted(self._read):
-            with open(self.root / name, "rb") as file:
-                whole.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+            whole.update(f"{known.get(self._read[name]) or _sha256(self._read[name])}  {name}\n".encode())
         return whole.hexdigest()
 
     def text(self, name: str) -> str:
@@ -162,6 +166,11 @@ class Folder:
         if min(shape, default=1) < 0 or expected != found:
             raise ValueError(f"{path}: its header claims {shape} of {dtype}, {expected:,} bytes; found {found:,}")
         return np.load(path, mmap_mode="r", allow_pickle=False) if found else np.zeros(shape, dtype)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def path_problem(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Parser: containers are read by a child process with limits (child.py), and come back as safetensors."""
+"""Parser: containers are read by child processes with limits (child.py), and come back as safetensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ import metanet
 from metanet.commandline import RefusedError
 from metanet.zoo import shards
 
-JOB_FILES, JOB_BYTES = 64, 1 << 26  # in one job at most, unless a single file is larger
+JOB_FILES, JOB_BYTES = 128, 1 << 23  # in one job at most, unless a single file is larger
+AHEAD = 2  # jobs that wait in front of a child
 SECONDS = 120  # of waiting for the answer to a job
 
 
@@ -34,105 +36,168 @@ class Parsed:
     metadata: dict[str, Any]
 
 
+@dataclass
+class _Job:
+    number: int
+    paths: list[Path]
+    reader: str
+    child: _Child
+
+
 class Parser:
-    """The child process; a context manager. It is started with the first file, and again if a file has killed it."""
+    """`workers` child processes; a context manager. They are started when needed, and anew if a file has killed one.
+
+    `sha256` has the digest of every file that was read.
+    """
+
+    def __init__(self, workers: int = 1):
+        self.workers, self.sha256 = workers, dict[Path, str]()
 
     def __enter__(self) -> Parser:
-        self._folder = tempfile.TemporaryDirectory(prefix="metanet-import-")
-        self._child: subprocess.Popen[str] | None = None
+        self._temporary = tempfile.TemporaryDirectory(prefix="metanet-import-")
+        self._children: list[_Child] = []
+        self._count = 0
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
-        self._folder.cleanup()
+        self._temporary.cleanup()
 
     def parse(self, paths: Iterable[Path], reader: str = "containers") -> Iterator[Parsed | ValueError]:
-        """For each file its content, or why there is none: RefusedError, or ValueError for damage.
+        """For each file its content, or why there is none: RefusedError, or ValueError for damage. In their order.
 
         `reader` names one of child.READERS.
         """
-        job: list[Path] = []
-        for path in paths:
-            if len(job) == JOB_FILES or (job and sum(map(_size, job)) + _size(path) > JOB_BYTES):
-                yield from self._job(job, reader)
-                job = []
-            job.append(path)
-        if job:
-            yield from self._job(job, reader)
+        waiting: deque[_Job] = deque()
+        try:
+            for job in _jobs(paths):
+                if len(waiting) == AHEAD * self.workers:
+                    yield from self._answer(waiting.popleft(), waiting)
+                waiting.append(self._send(job, reader))
+            while waiting:
+                yield from self._answer(waiting.popleft(), waiting)
+        finally:
+            if waiting:  # nobody will ask for their answers
+                self._end()
 
-    def _job(self, paths: list[Path], reader: str) -> Iterator[Parsed | ValueError]:
-        answers = self._ask(paths, reader)
-        if isinstance(answers, str):
-            if len(paths) > 1:  # one of them has ended the process; alone each can only spoil itself
-                for path in paths:
-                    yield from self._job([path], reader)
+    def _send(self, paths: list[Path], reader: str) -> _Job:
+        self._children = [child for child in self._children if not child.ended]
+        self._count += 1
+        if len(self._children) < self.workers:
+            self._children.append(_Child(Path(self._temporary.name)))
+        child = self._children[self._count % len(self._children)]
+        job = _Job(self._count, paths, reader, child)
+        child.send(job)
+        return job
+
+    def _answer(self, job: _Job, waiting: deque[_Job]) -> Iterator[Parsed | ValueError]:
+        ended = job.child.wait(job.number)
+        if ended is not None:
+            for number, other in enumerate(waiting):  # the child has not begun with them
+                if other.child is job.child:
+                    waiting[number] = self._send(other.paths, other.reader)
+            if len(job.paths) > 1:  # one of them has ended the process; alone each can only spoil itself
+                for path in job.paths:
+                    yield from self._answer(self._send([path], job.reader), deque())
             else:
-                yield RefusedError(f"{paths[0]}: refused: the process that was reading it {answers}")
+                yield RefusedError(f"{job.paths[0]}: refused: the process that was reading it {ended}")
             return
-        file = Path(self._folder.name) / "tensors.safetensors"
+        file = Path(self._temporary.name) / f"{job.number}.safetensors"
         shards.check_size(file)
-        tensors = safetensors.torch.load(file.read_bytes())
+        answers = json.loads(file.with_suffix(".json").read_text())
+        stacks: dict[int, dict[str, tuple[Tensor, ...]]] = {}
+        for name, stacked in safetensors.torch.load(file.read_bytes()).items():
+            number, _, own = name.partition("/")
+            stacks.setdefault(int(number), {})[own] = stacked.unbind()
         file.unlink()
-        for number, answer in enumerate(answers):
+        file.with_suffix(".json").unlink()
+        for path, answer in zip(job.paths, answers, strict=True):
             if "error" in answer:
                 kind = RefusedError if answer.get("refused") else ValueError
                 yield kind(str(answer["error"]))
             else:
-                own = {name: tensors[f"{number}/{name}"] for name in answer["tensors"]}
-                yield Parsed(own, answer["metadata"])
+                self.sha256[path] = answer["sha256"]
+                stack, row = answer["place"]
+                yield Parsed({name: stacks[stack][name][row] for name in answer["names"]}, answer["metadata"])
 
-    def _ask(self, paths: list[Path], reader: str) -> list[dict[str, Any]] | str:
-        """The answers, or in words how the child ended instead."""
-        child = self._child or self._start()
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            print(json.dumps({"reader": reader, "paths": [str(path) for path in paths]}), file=child.stdin, flush=True)
-        except BrokenPipeError:
-            return self._end()
-        if not select.select([child.stdout], [], [], SECONDS)[0]:
-            self._end()
-            return f"took more than {SECONDS} seconds"
-        line = child.stdout.readline()
-        return json.loads(line) if line.endswith("\n") else self._end()
+    def _end(self) -> None:
+        for child in self._children:
+            child.end()
+        self._children = []
 
-    def _start(self) -> subprocess.Popen[str]:
+
+class _Child:
+    """One process of child.py."""
+
+    def __init__(self, folder: Path):
         home = str(Path(metanet.__file__).parents[1])
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": os.pathsep.join([home, *filter(None, sys.path)]),
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
-        words = [sys.executable, "-m", "metanet.importers.intake.child", self._folder.name]
-        self._child = subprocess.Popen(
-            words,
+        self.ended = False
+        self._answered: set[bytes] = set()  # numbers of jobs
+        self._begun = b""  # of the next line
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "metanet.importers.intake.child", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            env=environment | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
             start_new_session=True,  # Ctrl-C is for the importer, which ends the child
         )
-        return self._child
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
-    def _end(self) -> str:
-        """Ends the child; how it ended, in words."""
-        child, self._child = self._child, None
-        if child is None:
-            return "had ended"
-        assert child.stdin is not None
-        assert child.stdout is not None
+    def send(self, job: _Job) -> None:
+        line = {"job": job.number, "reader": job.reader, "paths": [str(path) for path in job.paths]}
+        with contextlib.suppress(BrokenPipeError):  # `wait` tells
+            self._stdin.write(json.dumps(line).encode() + b"\n")
+            self._stdin.flush()
+
+    def wait(self, number: int) -> str | None:
+        """None when the job is done; how the process ended instead, in words."""
+        while str(number).encode() not in self._answered:
+            if self.ended:
+                return "had ended"
+            if not select.select([self._stdout], [], [], SECONDS)[0]:
+                self.end()
+                return f"took more than {SECONDS} seconds"
+            more = os.read(self._stdout.fileno(), 4096)
+            if not more:
+                return self.end()
+            *lines, self._begun = (self._begun + more).split(b"\n")
+            self._answered |= set(lines)
+        return None
+
+    def end(self) -> str:
+        """Ends the process; how it ended, in words."""
+        self.ended = True
         with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
+            self._stdin.close()
         try:
-            code = child.wait(timeout=0.5)
+            code = self._process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
-            child.kill()
-            code = child.wait()
-        child.stdout.close()
+            self._process.kill()
+            code = self._process.wait()
+        self._stdout.close()
         if code == 77:
             return "asked for another process, a connection or a file to write"
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
+def _jobs(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """The paths in lists of at most JOB_FILES files and JOB_BYTES bytes."""
+    job: list[Path] = []
+    total = 0
+    for path in paths:
+        size = path.stat().st_size
+        if len(job) == JOB_FILES or (job and total + size > JOB_BYTES):
+            yield job
+            job, total = [], 0
+        job.append(path)
+        total += size
+    if job:
+        yield job

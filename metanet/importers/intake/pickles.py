@@ -30,7 +30,7 @@ ALLOWED = frozenset(
     | {f"torch.{name}" for name in _TORCH}
 )
 LEGACY_STREAMS = 5  # magic number, protocol, system, object, storage keys: torch's format before 1.6
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 
 def check(data: bytes, where: str, allowed: Callable[[str], bool] = ALLOWED.__contains__) -> None:
@@ -50,7 +50,7 @@ def check_legacy(data: bytes, where: str) -> None:
     end = 0
     for stream in range(LEGACY_STREAMS):
         start, end = end, _check_stream(data, end, where)
-        if stream == 0 and _LEGACY_MAGIC.to_bytes(10, "little") not in data[start:end]:
+        if stream == 0 and LEGACY_MAGIC not in data[start:end]:
             raise RefusedError(
                 f"{where}: refused: a pickle that torch.save did not write. Load it where you trust it, and write its "
                 f"state_dict with torch.save or safetensors."

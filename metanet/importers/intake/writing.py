@@ -54,7 +54,9 @@ def import_zoo(format: str, path: str | Path, out: str | Path, **options: Any) -
             writer = _Writer(unfinished, source)
             left_out = writer.write(source, f"importing {folder.path.name}")
             _check_anything(writer, left_out, folder)
-            writer.finish(out.name, {"format": format, "options": options, "sha256": folder.sha256()}, left_out)
+            writer.finish(
+                out.name, {"format": format, "options": options, "sha256": folder.sha256(parser.sha256)}, left_out
+            )
             os.rename(unfinished, out)
             disk.sync_folder(out.parent)
         except BaseException:
