@@ -116,7 +116,7 @@ def test_entries_of_a_zip_are_what_zipfile_reads(wide: bool, monkeypatch: pytest
 
 
 def test_nets_of_one_kind_are_stacked_and_others_apart(tmp_path: Path):
-    nets = [{"w": Array("F32", (2,), np.float32([number, 1]).tobytes())} for number in range(3)]
+    nets = [{"w": Array("F32", (2,), np.array([number, 1], np.float32).tobytes())} for number in range(3)]
     nets.insert(1, {"w": Array("F32", (1, 1), bytes(4)), "v": Array("BOOL", (), b"\1")})
     assert arrays.save(tmp_path / "out", nets) == [(0, 0), (1, 0), (0, 1), (0, 2)]
     found = safetensors.torch.load_file(tmp_path / "out")

@@ -161,7 +161,7 @@ def test_an_importer_that_guesses_would_be_found(folder: Path, monkeypatch: pyte
     with pytest.raises(AssertionError, match="another net out of a checked file"):
         damaged.outcome(first, second.read_bytes())
     shutil.rmtree(damaged.folder / "zoo")
-    monkeypatch.setattr(writing.Folder, "sha256", lambda self: damaged.digest)
+    monkeypatch.setattr(writing.Folder, "sha256", lambda *_: damaged.digest)
     with pytest.raises(AssertionError, match="another zoo under the same SHA-256"):
         damaged.outcome(first, second.read_bytes())
 

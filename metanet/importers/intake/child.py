@@ -1,10 +1,10 @@
 """The process that parses foreign containers: `python -m metanet.importers.intake.child FOLDER`.
 
 It reads one JSON line for each job, {"job": NUMBER, "reader": NAME, "paths": [...]}, puts the tensors of all paths into
-FOLDER/NUMBER.safetensors and what is said of each path into FOLDER/NUMBER.json, {"names", "place", "metadata",
-"sha256"} or {"error", "refused"}, and answers with the job's number on a line. It has limits of memory, of processor
-time for each job and of the size of its files, and an audit hook that ends it when anything asks for another process,
-a connection or another file to write: none of the readers does. A reader is imported when it is first asked for.
+FOLDER/NUMBER.safetensors and what is said of each path into FOLDER/NUMBER.json, {"names", "place", "metadata"} or
+{"error", "refused"}, and its "sha256", and answers with the job's number on a line. It has limits of memory, of
+processor time for each job and of the size of its files, and an audit hook that ends it when anything asks for another
+process, a connection or another file to write: none of the readers does. A reader is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -66,15 +66,19 @@ def _parse(
     reader: Callable[[Path], tuple[dict[str, Any], dict[str, Any]]], path: Path
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         tensors, metadata = reader(path)
         own = {name: arrays.of(tensor) for name, tensor in tensors.items()}
-        return {"names": list(own), "metadata": metadata, "sha256": sha256}, own
+        return {"names": list(own), "metadata": metadata, "sha256": _sha256(path)}, own
     except RefusedError as error:
-        return {"error": str(error), "refused": True}, {}
+        return {"error": str(error), "refused": True, "sha256": _sha256(path)}, {}
     except Exception as error:  # the file is hostile: whatever it provokes is an answer about this file alone
-        return {"error": str(error) if str(path) in str(error) else f"{path}: {type(error).__name__}: {error}"}, {}
+        told = str(error) if str(path) in str(error) else f"{path}: {type(error).__name__}: {error}"
+        return {"error": told, "sha256": _sha256(path)}, {}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lift() -> None:

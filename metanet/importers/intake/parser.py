@@ -100,6 +100,7 @@ class Parser:
                 for path in job.paths:
                     yield from self._answer(self._send([path], job.reader), deque())
             else:
+                self.sha256.pop(job.paths[0], None)
                 yield RefusedError(f"{job.paths[0]}: refused: the process that was reading it {ended}")
             return
         file = Path(self._temporary.name) / f"{job.number}.safetensors"
@@ -112,11 +113,11 @@ class Parser:
         file.unlink()
         file.with_suffix(".json").unlink()
         for path, answer in zip(job.paths, answers, strict=True):
+            self.sha256[path] = answer["sha256"]
             if "error" in answer:
                 kind = RefusedError if answer.get("refused") else ValueError
                 yield kind(str(answer["error"]))
             else:
-                self.sha256[path] = answer["sha256"]
                 stack, row = answer["place"]
                 yield Parsed({name: stacks[stack][name][row] for name in answer["names"]}, answer["metadata"])
 
