@@ -63,6 +63,17 @@ def test_every_tensor_is_what_torch_reads(tmp_path: Path, name: str, how: dict[s
     assert metadata == {"more": [1, 2.5, "x", None, True, [3], [2]]}
 
 
+@pytest.mark.parametrize("name", TENSORS)
+def test_arrays_of_tensors_are_their_bytes(tmp_path: Path, name: str):
+    tensor = TENSORS[name].detach()
+    arrays.save(tmp_path / "out", [{"w": arrays.of(tensor)}])
+    found = safetensors.torch.load_file(tmp_path / "out")["0/w"]
+    assert found.dtype == tensor.dtype
+    assert torch.equal(found[0], tensor)
+    with pytest.raises(ValueError, match="found numbers of torch.complex128, expected one of float64"):
+        arrays.of(torch.ones(1, dtype=torch.complex128))
+
+
 @pytest.mark.parametrize("kind", ["f8", "f4", "f2", "i8", "u1", "b1", ">f8"])
 def test_numbers_of_numpy_are_plain_numbers(tmp_path: Path, kind: str):
     buffer = io.BytesIO()

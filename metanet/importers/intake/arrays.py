@@ -50,10 +50,10 @@ def of(found: Array | Tensor) -> Array:
     dtype = TORCH.get(str(found.dtype).removeprefix("torch."))
     if dtype is None:
         raise ValueError(f"found numbers of {found.dtype}, expected one of {', '.join(TORCH)}")
-    whole = found.detach().contiguous()
-    raw = np.frombuffer(whole.untyped_storage(), np.uint8) if whole.numel() else b""  # type: ignore[call-overload]
-    start = whole.storage_offset() * SIZES[dtype]
-    return Array(dtype, tuple(whole.shape), memoryview(raw)[start : start + whole.numel() * SIZES[dtype]])
+    import torch  # which has made the tensor
+
+    raw = found.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return Array(dtype, tuple(found.shape), memoryview(raw))
 
 
 def strided(dtype: str, storage: memoryview, offset: int, shape: Sequence[int], strides: Sequence[int]) -> Array:

@@ -90,18 +90,17 @@ class Parser:
         child.send(job)
         return job
 
-    def _answer(self, job: _Job, waiting: deque[_Job]) -> Iterator[Parsed | ValueError]:
+    def _answer(self, job: _Job, waiting: deque[_Job], alone: bool = False) -> Iterator[Parsed | ValueError]:
         ended = job.child.wait(job.number)
         if ended is not None:
-            for number, other in enumerate(waiting):  # the child has not begun with them
+            for number, other in enumerate(waiting):  # the process has not begun with them
                 if other.child is job.child:
                     waiting[number] = self._send(other.paths, other.reader)
-            if len(job.paths) > 1:  # one of them has ended the process; alone each can only spoil itself
-                for path in job.paths:
-                    yield from self._answer(self._send([path], job.reader), deque())
-            else:
+            if alone:
                 self.sha256.pop(job.paths[0], None)
                 yield RefusedError(f"{job.paths[0]}: refused: the process that was reading it {ended}")
+            for path in () if alone else job.paths:  # one has ended the process; alone each can only spoil itself
+                yield from self._answer(self._send([path], job.reader), deque(), alone=True)
             return
         file = Path(self._temporary.name) / f"{job.number}.safetensors"
         shards.check_size(file)
