@@ -53,7 +53,7 @@ def of(found: Array | Tensor) -> Array:
     import torch  # which has made the tensor
 
     raw = found.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return Array(dtype, tuple(found.shape), memoryview(raw))
+    return Array(dtype, tuple(found.shape), raw.data)
 
 
 def strided(dtype: str, storage: memoryview, offset: int, shape: Sequence[int], strides: Sequence[int]) -> Array:
