@@ -24,8 +24,9 @@ class Options:
     path: str = field(default=MISSING, metadata={"help": "their folder, or a single file"})
     out: str = field(default=MISSING, metadata={"help": "a folder for the zoo, not there yet"})
     image_set: str | None = field(
-        default=None, metadata={"help": "small_cnn, model_zoos, inr: where the files do not say it"}
+        default=None, metadata={"help": "small_cnn, model_zoos, model_zoos_dataset, inr: where the files do not say it"}
     )
+    activation: str | None = field(default=None, metadata={"help": "model_zoos_dataset: where the files do not say it"})
     module: str | None = field(default=None, metadata={"help": "state_dicts, table: package:factory of the nets"})
     input: list[int] | None = field(default=None, metadata={"help": "with module: [1,channels,height,width]"})
     labels: str | None = field(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from metanet.importers.intake import fitting
 from metanet.importers.intake.folder import Folder, parse_json
-from metanet.importers.intake.parser import Parsed, Parser
+from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.source import Foreign, LeftOut, Source
 
 HYPERPARAMETERS = {
@@ -86,7 +86,7 @@ def _nets(
             try:
                 if isinstance(answer, ValueError):
                     raise answer
-                found = _net(where, answer, about)
+                found = net(where, answer.tensors, about)
             except ValueError as error:
                 yield LeftOut.of(where, error)
                 continue
@@ -106,13 +106,13 @@ def _nets(
             )
 
 
-def _net(where: str, answer: Parsed, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the weights and params.json say of a snapshot.
+def net(where: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights and params.json say of a snapshot: arguments of `Foreign`.
 
     Raises:
         ValueError: no net of the family, or values that are none.
     """
-    arch = architecture(answer.tensors, where)
+    arch = architecture(tensors, where)
     values = {
         "optimizer": _optimizer(about),
         "learning_rate": _number(about, "optim::lr"),
@@ -131,7 +131,7 @@ def _net(where: str, answer: Parsed, about: Mapping[str, Any]) -> dict[str, Any]
     metadata = {key: _verbatim(value) for key, value in about.items()}
     return {
         "arch": arch,
-        "tensors": fitting.in_order(answer.tensors, arch, where),
+        "tensors": fitting.in_order(tensors, arch, where),
         "activation": values["activation"],
         "dropout": values["dropout"] or 0.0,
         "values": values,

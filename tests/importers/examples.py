@@ -15,7 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from metanet.zoo import nets
-from tests.importers import foreign, test_inr, test_model_zoos, test_nws, test_small_cnn, test_wild_park
+from tests.importers import (
+    foreign,
+    test_inr,
+    test_model_zoos,
+    test_model_zoos_dataset,
+    test_nws,
+    test_small_cnn,
+    test_wild_park,
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,11 @@ def _table_of_own(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "nets.parquet", compression="none")
 
 
+def _model_zoos_dataset(folder: Path) -> None:
+    """One run, in one part."""
+    test_model_zoos_dataset.put(folder / "zoo.pt", test_model_zoos_dataset.divided(counts={"trainset": 1}))
+
+
 def _wild_park(folder: Path) -> None:
     net: dict[str, list[Any]] = {"channels": [3, 2], "kernel_size": [1], "residual": [-1], "activation": ["none"]}
     test_wild_park.put(folder, {"run": net})
@@ -109,6 +122,7 @@ def _table(path: Path, rows: list[dict[str, Any]]) -> None:
 EXAMPLES = {
     "inr": Example(_inr, checked=(".pth",)),
     "model_zoos": Example(_model_zoos, checked=("checkpoints",)),
+    "model_zoos_dataset": Example(_model_zoos_dataset, checked=(".pt",)),
     "nws": Example(_nws),
     "small_cnn": Example(_small_cnn),
     "state_dicts": Example(

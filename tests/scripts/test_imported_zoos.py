@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from metanet import report, runs
 from metanet.train import train
-from tests.importers import test_wild_park
+from tests.importers import test_model_zoos_dataset, test_wild_park
 from tests.scripts.test_import_zoo import GNN, run
 
 
@@ -19,7 +19,13 @@ def wild_park(folder: Path) -> tuple[str, ...]:
     return ("format=wild_park", f"path={folder}")
 
 
-@pytest.mark.parametrize("make", [wild_park], ids=lambda make: make.__name__)
+def model_zoos_dataset(folder: Path) -> tuple[str, ...]:
+    parts = test_model_zoos_dataset.divided(counts={"trainset": 12, "valset": 4, "testset": 8})
+    test_model_zoos_dataset.put(folder / "zoo.pt", parts)
+    return ("format=model_zoos_dataset", f"path={folder}", "image_set=mnist")
+
+
+@pytest.mark.parametrize("make", [model_zoos_dataset, wild_park], ids=lambda make: make.__name__)
 def test_an_imported_zoo_goes_through_graphs_training_and_report(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -37,7 +37,7 @@ def parse(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     if path.suffix == ".parquet":
         from metanet.zoo import disk  # which imports pyarrow, and that takes 50 MB
 
-        return {}, {"rows": json.loads(json.dumps(disk.read_parquet(path).to_pylist(), default=_plain))}
+        return {}, {"rows": json.loads(json.dumps(disk.read_parquet(path).to_pylist(), default=plain))}
     data = path.read_bytes()
     where = str(path)
     found = _safetensors(data, where) if path.suffix == ".safetensors" else (_torch(data, where), {})
@@ -79,7 +79,7 @@ def unwrap(found: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     for name in tensors:
         if not name or len(name) > 512 or not name.isprintable():
             raise ValueError(f"{where}: found a tensor named {name[:80]!r}, expected a printable name")
-    return tensors, json.loads(json.dumps(metadata, default=_plain))
+    return tensors, json.loads(json.dumps(metadata, default=plain))
 
 
 def _torch(data: bytes, where: str) -> Any:
@@ -173,7 +173,7 @@ def _safetensors(data: bytes, where: str) -> tuple[dict[str, Array], dict[str, A
         raise ValueError(f"{where}: damaged: no safetensors file ({type(error).__name__}: {error})") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON does not know, as a plain value."""
     if arrays.is_array(value) and math.prod(value.shape) == 1 and (array := arrays.of(value)).dtype in arrays.NUMPY:
         return np.frombuffer(array.data, arrays.NUMPY[array.dtype])[0].item()
