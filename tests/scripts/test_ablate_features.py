@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 import json
 import sys
@@ -10,15 +9,7 @@ from fake_runs import TARGETS, write_run
 
 from metanet import runs
 from metanet.reporting import findings
-
-spec = importlib.util.spec_from_file_location(
-    "ablate_features", Path(__file__).parents[2] / "scripts/ablate_features.py"
-)
-assert spec is not None
-assert spec.loader is not None
-ablate = importlib.util.module_from_spec(spec)
-sys.modules["ablate_features"] = ablate  # dataclasses look their module up
-spec.loader.exec_module(ablate)
+from scripts import ablate_features as ablate
 
 
 @pytest.fixture

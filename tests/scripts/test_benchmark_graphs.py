@@ -1,20 +1,11 @@
 """The benchmark compares like with like: a plain loop over nets makes the very graphs that `sparse` makes."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from metanet.arch.trace import trace
 from metanet.zoo import nets
-
-SCRIPT = Path(__file__).parents[2] / "scripts/benchmark_graphs.py"
-spec = importlib.util.spec_from_file_location("benchmark_graphs", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-benchmark_graphs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark_graphs)
+from scripts import benchmark_graphs
 
 
 @pytest.mark.parametrize("arch", benchmark_graphs.ARCHITECTURES, ids=nets.arch_name)

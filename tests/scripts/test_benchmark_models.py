@@ -1,22 +1,11 @@
 """That the benchmark of the models runs and that what it counts is right; its times are no test."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from metanet import machine
-
-SCRIPT = Path(__file__).parents[2] / "scripts/benchmark_models.py"
-spec = importlib.util.spec_from_file_location("benchmark_models", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-benchmark = importlib.util.module_from_spec(spec)
-sys.modules["benchmark_models"] = benchmark  # dataclasses look their module up
-spec.loader.exec_module(benchmark)
+from scripts import benchmark_models as benchmark
 
 
 @pytest.fixture

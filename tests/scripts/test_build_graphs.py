@@ -1,10 +1,8 @@
 """The scripts that build and draw the graphs of a zoo, on a real one."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -17,19 +15,7 @@ from metanet.views.graph import ParameterGraph, graph_of, state_dict_of
 from metanet.views.scalar_graph import state_dict_of as scalar_state
 from metanet.zoo.disk import one_writer
 from metanet.zoo.store import Zoo, open_zoo
-
-
-def script(name: str) -> ModuleType:
-    path = Path(__file__).parents[2] / f"scripts/{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build_graphs, draw_graph = script("build_graphs"), script("draw_graph")
+from scripts import build_graphs, draw_graph
 
 
 @pytest.fixture(scope="module")

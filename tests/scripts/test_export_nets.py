@@ -1,8 +1,6 @@
 """Single checkpoints out of a zoo."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from metanet.zoo import nets
-
-_spec = importlib.util.spec_from_file_location("export_nets", Path(__file__).parents[2] / "scripts/export_nets.py")
-assert _spec is not None
-assert _spec.loader is not None
-export_nets = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(export_nets)
+from scripts import export_nets
 
 
 def test_a_checkpoint_holds_the_net_and_what_is_known_of_it(tiny_zoo, tmp_path):

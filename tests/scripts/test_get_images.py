@@ -4,7 +4,6 @@ import functools
 import gzip
 import hashlib
 import http.server
-import importlib.util
 import io
 import os
 import tarfile
@@ -17,13 +16,7 @@ import pytest
 
 from metanet.zoo import images
 from metanet.zoo.images import ImageSet, Layout
-
-SCRIPT = Path(__file__).parents[2] / "scripts/get_images.py"
-spec = importlib.util.spec_from_file_location("get_images", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-get_images = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(get_images)
+from scripts import get_images
 
 CONTENTS = {"first": b"one" * 1000, "second": b"two" * 1000}
 

@@ -1,10 +1,8 @@
 """The script that aligns two nets of a zoo, on a real one."""
 
 import dataclasses
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,19 +11,7 @@ import torch.nn.functional as F
 
 from metanet.zoo import images
 from metanet.zoo.store import Zoo
-
-
-def script(name: str) -> ModuleType:
-    path = Path(__file__).parents[2] / f"scripts/{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-match_nets = script("match_nets")
+from scripts import match_nets
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,11 @@
 """The table of public networks: a row for what traces, and one that says why for what does not."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-SPEC = importlib.util.spec_from_file_location("trace_networks", Path(__file__).parents[2] / "scripts/trace_networks.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-trace_networks = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(trace_networks)
+from scripts import trace_networks
+
 TOKENS = torch.zeros(2, 5, 3)
 
 
