@@ -81,7 +81,7 @@ def from_metadata(about: Mapping[str, Any], options: Options) -> tuple[nn.Module
             f"Give module=package:factory and input=[1,channels,height,width]."
         )
     module = nets.build(about["arch"], activation=about.get("activation", "relu"))
-    return module, torch.zeros(2, *nets.input_shape(about["arch"]))
+    return module, nets.example_input(about["arch"])
 
 
 def from_factory(options: Options) -> tuple[nn.Module, Tensor]:

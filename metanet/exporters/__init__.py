@@ -138,10 +138,12 @@ def export_nets(zoo: Zoo, snapshots: Sequence[Snapshot], format: str, out: str |
     by_name.check_options(format, writer.write, options)
     _check_free(out)
     work = out.with_name(f".{out.name}.export{disk.TEMPORARY}")
+    whole = work / "whole"
+    if work.is_symlink() or whole.is_symlink():
+        raise FileExistsError(f"{work}: a link is where the export puts its files. Remove it.")
     disk.make_folder(work)
     try:
         with disk.one_writer(work):
-            whole = work / "whole"
             shutil.rmtree(whole, ignore_errors=True)  # what a killed export left
             disk.make_folder(whole)
             with progress(f"exporting to {out}", len(snapshots)) as advance:

@@ -5,8 +5,11 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import torch
+from jaxtyping import Num
 from torch import Tensor, nn
 
+from metanet import seeding
 from metanet.zoo.families import FAMILIES, task
 from metanet.zoo.layers import Sin
 
@@ -72,6 +75,14 @@ def input_shape(arch: Mapping[str, Any]) -> list[int]:
     if own is not None:
         return own(arch)
     return [2] if task(arch) == "image_fitting" else list(arch["image_shape"])
+
+
+def example_input(arch: Mapping[str, Any]) -> Num[Tensor, "2 *shape"]:
+    """Two inputs, always the same: noise in [0, 1), or words by their numbers where the family has a vocabulary."""
+    noise = seeding.uniform(seeding.keys(0, torch.arange(2), "example_input"), *input_shape(arch))
+    vocabulary = getattr(FAMILIES[arch["family"]], "vocabulary", None)
+    words = vocabulary(arch) if vocabulary else 0
+    return (noise * words).long() if words else noise
 
 
 def reads_features(arch: Mapping[str, Any]) -> bool:

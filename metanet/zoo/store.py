@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
 
-from metanet import seeding
 from metanet.arch.template import Template
 from metanet.zoo import layout, manifest, nets, shards, templates, verify
 
@@ -139,10 +138,9 @@ class Zoo:
                     f"finite, in shards/{self._shards[self._shard[bad]]}.safetensors. Leave the net out."
                 )
 
-    def example_input(self, arch: str) -> Float[Tensor, "2 *shape"]:
-        """Two inputs of noise in [0, 1), always the same: images, or places in one."""
-        keys = seeding.keys(0, torch.arange(2), "example_input")
-        return seeding.uniform(keys, *nets.input_shape(self.archs[arch]))
+    def example_input(self, arch: str) -> Num[Tensor, "2 *shape"]:
+        """Two inputs of an architecture, always the same: see `nets.example_input`."""
+        return nets.example_input(self.archs[arch])
 
     def template(self, arch: str, activation: str) -> Template:
         """The parameter graph of an architecture with an activation: what build_graphs has left, else traced once.

@@ -23,7 +23,7 @@ from metanet.zoo.store import Zoo
 from tests.scripts.test_import_zoo import run
 from tests.zoo.making import tree
 
-ROUND = ["state_dicts", "table"]  # formats that an importer of the same name reads
+ROUND = ["state_dicts", "table", "huggingface"]  # formats that an importer of the same name reads
 
 
 def exported(zoo: Zoo, format: str, out: Path, nets: tuple[int, ...] = (), **options: Any) -> Path:

@@ -40,7 +40,8 @@ def parse(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         return {}, {"rows": json.loads(json.dumps(disk.read_parquet(path).to_pylist(), default=plain))}
     data = path.read_bytes()
     where = str(path)
-    found = _safetensors(data, where) if path.suffix == ".safetensors" else (_torch(data, where), {})
+    is_safetensors = path.suffix == ".safetensors" or (not path.suffix and data[8:9] == b"{")  # a blob, in a cache
+    found = _safetensors(data, where) if is_safetensors else (_torch(data, where), {})
     tensors, metadata = unwrap(found[0], where)
     return tensors, found[1] | metadata
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,20 +97,41 @@ def table(folder: Folder, parser: Parser, name: str) -> list[Row]:
         found = [{"path": path, **row} for path, row in found.items() if isinstance(row, dict)]
     if not isinstance(found, list) or not all(isinstance(row, dict) and "path" in row for row in found):
         raise ValueError(f"{name}: expected rows with a column path")
-    return [{str(key): _text(value) for key, value in row.items()} for row in found]
+    return [texts(row) for row in found]
+
+
+def texts(row: Mapping[Any, Any]) -> Row:
+    """A row with every value as text; one that is missing is empty."""
+    return {str(key): _text(value) for key, value in row.items()}
 
 
 def source(folder: Folder, parser: Parser, rows: list[Row], archs: Architectures) -> Source:
-    """The nets of a table. Columns with our own names keep their kind; of others the values tell."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """The nets of a table."""
     families = [*(arch["family"] for arch in archs.named.values()), *(["factory"] if archs.module else [])]
+    found = columns(rows, families)
+    stream = _nets(folder, parser, rows, archs, found.kinds)
+    return Source(found.families, len(rows), stream, found.kinds, found.metrics, [*found.names, FILE])
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a table are."""
+
+    names: list[str]
+    kinds: Mapping[str, type]  # of hyperparameters
+    metrics: Mapping[str, type]
+    families: list[str]  # those that are known
+
+
+def columns(rows: list[Row], families: Sequence[str]) -> Columns:
+    """The columns of rows on nets of `families`. With our own names they keep their kind; of others the values tell."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
     known = [name for name in nets.FAMILIES if name in families]
     taken = {*PLACES, *METRICS, *manifest.PLACE.names, "family", "sha256"}
     taken |= {field for name in known for field in nets.FAMILIES[name].FIELDS}
-    labels = [name for name in columns if name not in taken and not name.startswith(OF_SOURCE)]
+    labels = [name for name in names if name not in taken and not name.startswith(OF_SOURCE)]
     kinds = {name: _kind(name, [row.get(name, "") for row in rows]) for name in labels}
-    metrics = {name: METRICS[name] for name in columns if name in METRICS}
-    return Source(known, len(rows), _nets(folder, parser, rows, archs, kinds), kinds, metrics, [*columns, FILE])
+    return Columns(names, kinds, {name: METRICS[name] for name in names if name in METRICS}, known)
 
 
 def _nets(
@@ -131,14 +152,18 @@ def _nets(
             try:
                 if isinstance(answer, ValueError):
                     raise answer
-                yield _net(row, answer, archs, kinds)
+                yield net(row, answer, archs.of(row, _where(row)), kinds)
             except ValueError as error:
                 yield LeftOut.of(_where(row), error)
 
 
-def _net(row: Row, answer: Parsed, archs: Architectures, kinds: Mapping[str, type]) -> Foreign:
+def net(row: Row, answer: Parsed, arch: Mapping[str, Any], kinds: Mapping[str, type]) -> Foreign:
+    """The net of a row, whose file was parsed; its tensors have the names that their owner gave them.
+
+    Raises:
+        ValueError: a place or number of the row that is none, or no activation where the family needs one.
+    """
     where = _where(row)
-    arch = archs.of(row, where)
     tensors = answer.tensors
     if row.get("row"):
         tensors = {name: tensor[_place(row, tensor, where)] for name, tensor in tensors.items()}

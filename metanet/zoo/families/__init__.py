@@ -13,6 +13,7 @@ and, where it needs them,
     LAYER                             the net's only layer, where that is a module of somebody else, with its own names
     STACKS                            how many times more nets than usual make a group, where one is little work
     input_shape(arch)                 of what its nets read, where that is no image and TASK does not say it
+    vocabulary(arch)                  how many words its nets know, where they read words by their numbers; else 0
     settle(arch)                      the one name of an architecture, where several draws of a spec mean the same net
 
 An architecture is a flat dict that fits into JSON: "family", "image_shape" [channels, height, width], "num_classes" and
