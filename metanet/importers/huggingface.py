@@ -40,7 +40,6 @@ CONFIG, TRAINER = "config.json", "trainer_state.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order; each may have an index in its place
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 MOST_SHARDS = 1000
-PRECISE = ("torch.float64", "torch.float32", "torch.bfloat16", "torch.float16")
 
 
 @dataclass(frozen=True)
@@ -169,8 +168,6 @@ def _stream(
 def _imported(net: _Net, parts: list[Parsed | ValueError], kinds: Mapping[str, type]) -> Foreign:
     tensors = _joined(net, parts)
     types = Counter(str(tensor.dtype) for tensor in tensors.values() if tensor.is_floating_point())
-    if wrong := [kind for kind in types if kind not in PRECISE]:
-        raise ValueError(f"{net.row['path']}: found weights of {wrong[0]}, expected {', '.join(PRECISE)}")
     whole = tensors
     if net.arch["family"] == "huggingface":
         try:

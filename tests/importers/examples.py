@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from metanet.exporters.huggingface import put_weights
 from metanet.zoo import nets
 from tests.importers import (
     foreign,
@@ -119,7 +120,24 @@ def _table(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def _huggingface(folder: Path) -> None:
+    """Folders as we export them: in shards, and as plain tensors. For nets of transformers see test_huggingface.py."""
+    arch = {"family": "mlp", "depth": 1, "width": 2, "batch_norm": False, "image_shape": [1, 2, 2], "num_classes": 2}
+    for number, kind in enumerate(("sharded", "pickled")):
+        own = folder / kind
+        own.mkdir(parents=True)
+        tensors = nets.build(arch).state_dict()
+        tensors |= {name: tensor + number for name, tensor in tensors.items()}
+        said = {"arch": arch, "labels": {"activation": "relu", "step": number, "learning_rate": 0.1}}
+        (own / "config.json").write_text(json.dumps({"model_type": "metanet", "metanet": said}))
+        if kind == "pickled":
+            torch.save(dict(tensors), own / "pytorch_model.bin")
+        else:
+            put_weights(own, tensors, 40)
+
+
 EXAMPLES = {
+    "huggingface": Example(_huggingface, checked=(".bin",)),
     "inr": Example(_inr, checked=(".pth",)),
     "model_zoos": Example(_model_zoos, checked=("checkpoints",)),
     "model_zoos_dataset": Example(_model_zoos_dataset, checked=(".pt",)),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -238,7 +239,7 @@ def test_links_lead_nowhere_outside_and_those_inside_are_followed(tmp_path, file
         (lambda t: t.update({"transformer.ln_f.bias": torch.full((12,), torch.nan)}), "ln_f.bias is not finite"),
         (
             lambda t: t.update({"transformer.ln_f.bias": torch.ones(12).to(torch.float8_e4m3fn)}),
-            "float8_e4m3fn, expected",
+            "found numbers of 'F8_E4M3', expected one of F64",
         ),
     ],
 )
@@ -412,3 +413,25 @@ def test_words_that_a_graph_is_traced_with_lie_in_the_vocabulary(tmp_path):
     assert len(words.unique()) > 5
     template = zoo.template(arch, "own")
     assert check_symmetry(template, zoo.module(0, 0), words, samples=1) < 1e-10
+
+
+@pytest.mark.slow
+def test_a_damaged_configuration_is_an_error_or_another_configuration(tmp_path):
+    """Every length of it, and a thousand flipped bits: what comes out is one error, or a net of which all fits."""
+    config = json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **GPT2}).encode()
+    whole = huggingface.architecture(json.loads(config))
+    generator = np.random.default_rng(0)
+    damaged = [config[:length] for length in range(len(config))]
+    for _ in range(1000):
+        changed = bytearray(config)
+        changed[generator.integers(len(config))] ^= 1 << generator.integers(8)
+        damaged.append(bytes(changed))
+    outcomes = {"error": 0, "another": 0, "equal": 0}
+    for data in damaged:
+        try:
+            arch = huggingface.architecture(pretrained.parse(data.decode("utf-8")))
+            nets.check(arch)
+            outcomes["equal" if arch == whole else "another"] += 1
+        except ValueError:
+            outcomes["error"] += 1
+    assert min(outcomes.values()) > 20, outcomes

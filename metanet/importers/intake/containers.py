@@ -163,6 +163,9 @@ def _safetensors(data: bytes, where: str) -> tuple[dict[str, Array], dict[str, A
             (begin, end_now), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
             if begin != end or any(type(size) is not int or size < 0 for size in shape):
                 raise ValueError(f"{where}: damaged: its tensors overlap, leave gaps or claim too much")
+            if dtype not in arrays.SIZES:
+                known = ", ".join(arrays.SIZES)
+                raise ValueError(f"{where}: {name!r}: found numbers of {str(dtype)[:20]!r}, expected one of {known}")
             if end_now - begin != math.prod(shape) * arrays.SIZES[dtype]:
                 raise ValueError(f"{where}: damaged: {name!r} of {dtype} {shape} in {end_now - begin:,} bytes")
             found[name] = Array(dtype, shape, whole[begin:end_now])
