@@ -11,21 +11,18 @@ k), the products have nodes of their own and a link to their sum: it shows which
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from metanet.arch.axes import Axis, Factor, axis, fixed, merge, renumber, select
-from metanet.arch.layout import REPEAT, Dim, Misaligned, refine, whole
+from metanet.arch.layout import REPEAT, Dim, Misaligned, refine
 from metanet.arch.record import Call
-from metanet.arch.template import Operation
-from metanet.arch.value import SpaceDraft, Value, draft_of
+from metanet.arch.value import Value, draft_of
 
 Sub = tuple[str, int]  # a letter, and the number of a part of it
 OUT = -1
@@ -59,11 +56,8 @@ def combine(
         terms = [replace(term, value=call.settled(term.value), dims={}) for term in terms]
         parts, sizes = _parts(terms, every)
     _decide(call, terms)
-    nodes = {sub for term in terms for sub, dim in term.dims.items() if term.value.is_node(dim)}
-    for term in terms:
-        for sub, dim in term.dims.items():
-            if sub in nodes and not term.fixed and not term.value.is_node(dim):
-                raise call.unsupported("channels of one operand meet positions of another")
+    terms, nodes = _met(call, terms)
+    parts, sizes = _parts(terms, every)
     kept = [sub for letter in out for sub in parts[letter]]
     for letter in out:
         if any(sub in nodes for sub in parts[letter]):
@@ -98,24 +92,8 @@ def _broadcast(ranks: Sequence[int]) -> tuple[list[str], str]:
 
 def _term(call: Call, operand: Value | Tensor, letters: str) -> _Term:
     if isinstance(operand, Tensor):
-        return _Term(constant(call, operand), letters, fixed=True)
+        return _Term(call.constant(operand), letters, fixed=True)
     return _Term(call.active(operand), letters)
-
-
-def constant(call: Call, data: Tensor) -> Value:
-    """A constant as the one node of a space; axes along which it does not vary are axes of size 1."""
-    for dim in range(data.ndim):
-        if data.shape[dim] > 1 and bool((data == data.narrow(dim, 0, 1)).all()):
-            data = data.narrow(dim, 0, 1)
-    numbers = data.to(torch.float64).contiguous()
-    digest = hashlib.sha256(repr(tuple(data.shape)).encode() + numbers.numpy().tobytes()).hexdigest()
-    draft = SpaceDraft(f"constant {digest[:8]}", "constant", fixed(1))
-    known = next((one for one in call.record.spaces if one.name == draft.name), None)
-    if known is None:
-        draft.operations.append(Operation("constant", {"table": digest}))
-        call.record.spaces.append(draft)
-    sizes = tuple(data.shape)
-    return Value(known or draft, sizes, whole(sizes), (0,) * len(sizes), (), shared=True)
 
 
 def _parts(terms: Sequence[_Term], letters: str) -> tuple[dict[str, list[Sub]], dict[Sub, int]]:
@@ -142,6 +120,28 @@ def _decide(call: Call, terms: Sequence[_Term]) -> None:
     nodes = {sub for term in known for sub, dim in term.dims.items() if term.value.is_node(dim)}
     for term in terms:
         call.decide(term.value, [dim.axis for sub, dim in term.dims.items() if sub in nodes])
+
+
+def _met(call: Call, terms: list[_Term]) -> tuple[list[_Term], set[Sub]]:
+    """The operands, whose positions are nodes where they meet nodes of others, and the parts that run along nodes."""
+    while True:
+        nodes = {sub for term in terms for sub, dim in term.dims.items() if term.value.is_node(dim)}
+        letters = {letter for letter, _ in nodes}
+
+        def meets(term: _Term, nodes: set[Sub] = nodes) -> bool:
+            return any(sub in nodes and not term.value.is_node(dim) for sub, dim in term.dims.items())
+
+        if not any(meets(term) for term in terms if not term.fixed):
+            return terms, nodes
+        terms = [
+            replace(
+                term, value=call.turned(term.value, [k for k, n in enumerate(term.letters) if n in letters]), dims={}
+            )
+            if meets(term) and not term.fixed
+            else term
+            for term in terms
+        ]
+        _parts(terms, "".join(dict.fromkeys("".join(term.letters for term in terms))))
 
 
 def _classes(terms: Sequence[_Term], nodes: Sequence[Sub], kept: Sequence[Sub]) -> dict[frozenset[int], list[Sub]]:

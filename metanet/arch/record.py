@@ -6,17 +6,19 @@ the operator does to the parameter graph (`write`, `operate`, `vector`, `block`,
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metanet.arch.axes import Axis, fixed, merge, renumber, select, unify
 from metanet.arch.certificate import Equation, Scope
-from metanet.arch.layout import REPEAT, Dim, extent, numbers, row_major, whole
+from metanet.arch.layout import REPEAT, Dim, expand, extent, numbers, row_major, whole
 from metanet.arch.template import Block, Link, Operation
 from metanet.arch.value import Entry, SpaceDraft, Value, draft_of, grid
 
@@ -25,7 +27,7 @@ class UnsupportedOperator(ValueError):  # noqa: N818 (the name says what the use
     """An operator without a rule, or used in a way that its rule does not know; names it, its place, and what to do."""
 
 
-Rule = Callable[["Call"], "Value | list[Value] | list[Callable[[], Value]]"]
+Rule = Callable[["Call"], "Value | Tensor | list[Value | Tensor] | list[Value] | list[Callable[[], Value]]"]
 Example = tuple[tuple[int, ...], Callable[[], Callable[[Tensor], Tensor]]]
 
 
@@ -66,19 +68,22 @@ class Call:
     arguments: Mapping[str, Any]
     shape: tuple[int, ...]  # of the output
     record: Record
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)  # of tensor arguments by name, of the output as ""
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
 
     def activation(self, name: str) -> Value:
-        """The argument as an activation; a parameter becomes one, a constant is refused."""
+        """The argument as an activation; a parameter or a constant becomes one."""
         return self.active(self.arguments[name], name)
 
     def active(self, value: Any, name: str = "input") -> Value:
         """The same for a value that is not an argument of its own, but one of a list."""
+        if isinstance(value, Tensor):
+            one = self.constant(value)
+            return replace(one, axes=expand(one.axes, value.shape))
         if not isinstance(value, Value):
-            found = "a constant" if isinstance(value, Tensor) else repr(value)
-            raise self.unsupported(f"its argument {name!r} must be an activation, found {found}")
+            raise self.unsupported(f"its argument {name!r} must be an activation, found {value!r}")
         if isinstance(value.home, SpaceDraft):
             return value
         entry = value.home
@@ -89,6 +94,21 @@ class Call:
             self.record.parameters[entry.name] = draft
         return replace(value, home=self.record.parameters[entry.name], shared=True, storage=None)
 
+    def constant(self, data: Tensor) -> Value:
+        """A constant as the one node of a space; axes along which it does not vary are axes of size 1."""
+        for dim in range(data.ndim):
+            if data.shape[dim] > 1 and bool((data == data.narrow(dim, 0, 1)).all()):
+                data = data.narrow(dim, 0, 1)
+        numbers = data.to(torch.float64).contiguous()
+        digest = hashlib.sha256(repr(tuple(data.shape)).encode() + numbers.numpy().tobytes()).hexdigest()
+        draft = SpaceDraft(f"constant {digest[:8]}", "constant", fixed(1))
+        known = next((one for one in self.record.spaces if one.name == draft.name), None)
+        if known is None:
+            draft.operations.append(Operation("constant", {"table": digest}))
+            self.record.spaces.append(draft)
+        sizes = tuple(data.shape)
+        return Value(known or draft, sizes, whole(sizes), (0,) * len(sizes), (), shared=True)
+
     def number(self, name: str) -> int | float:
         """The argument as one number that the code fixes; refuses a tensor in its place."""
         value = self.arguments[name]
@@ -97,6 +117,11 @@ class Call:
         if not isinstance(value, int | float):
             raise self.unsupported(f"its argument {name!r} must be a number, found a tensor")
         return value
+
+    def is_number(self, name: str) -> bool:
+        """Whether the argument is one number that the code fixes."""
+        value = self.arguments[name]
+        return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
     def entry(self, name: str) -> Value:
         """The argument as an entry of the state_dict; tied weights are read several times."""
@@ -195,7 +220,7 @@ class Call:
         dims = value.axes[axis]
         self.decide(value, [dim.axis for dim in dims if dim.size == value.sizes[dim.axis]])
         if any(value.carries(other) for other in range(len(value.axes)) if other != axis):
-            raise self.unsupported(f"it works along axis {axis}, which is not the axis of the channels")
+            raise self.unsupported(f"it works along axis {axis}, which is not the only axis of channels")
         return self.axis(value, axis)
 
     def write(self, nodes: Axis, channel: int, shape: Sequence[int] | None = None) -> Value:
@@ -227,7 +252,9 @@ class Call:
 
     def resized(self, value: Value, channel: int = 1) -> Value:
         """The settled value in the output's shape, after an operation that changed its positions."""
-        nodes = tuple(axis for axis in range(len(value.axes)) if value.carries(axis)) or (channel % len(self.shape),)
+        nodes = tuple(axis for axis in range(len(value.axes)) if value.carries(axis))
+        if not nodes and self.shape[channel] == 1:
+            nodes = (channel % len(self.shape),)
         sizes = self.shape
         return replace(value, sizes=sizes, axes=whole(sizes), starts=(0,) * len(sizes), written=nodes)
 
@@ -292,27 +319,60 @@ class Call:
         plain = len(order) == size and (order == np.arange(size)).all()
         return value if plain else self.settled(value)
 
+    def alone(self, value: Value, axis: int) -> Value:
+        """The value with its channels on `axis` alone; those that a view has put elsewhere become fixed positions."""
+        axis %= len(value.axes)
+        self.decide(value, [dim.axis for dim in value.axes[axis] if dim.size == value.sizes[dim.axis]])
+        elsewhere = any(value.carries(other) for other in range(len(value.axes)) if other != axis)
+        return self.turned(value, [axis]) if elsewhere else value
+
     def flattened(self, value: Value, axis: int) -> Value:
-        """The value in a space in which the positions on `axis`, which also holds the nodes, are nodes too."""
-        dims = value.axes[axis]
-        nodes = self.axis(value, axis)
-        flat = self.written(nodes, value.shape, (axis,))
-        sources = value.node_numbers(dims, [dim.size for dim in dims])
-        taps = [dim for dim in dims if not value.is_node(dim)]
-        weights = row_major([dim.size for dim in taps], range(len(taps)))
-        places = [Dim(taps.index(dim), 1, dim.size) if dim in taps else None for dim in dims]
-        place = numbers(places, [dim.size for dim in dims], [0] * len(taps), weights)
-        letters = [row for k, row in enumerate(value.axes) if k != axis]
+        """The value in a space in which the positions on `axis` are nodes too."""
+        return self.turned(value, [k for k in range(len(value.axes)) if k == axis or value.carries(k)])
+
+    def turned(self, value: Value, axes: Sequence[int]) -> Value:
+        """The value in a space with nodes on `axes` alone: positions there become nodes, nodes elsewhere positions.
+
+        Nodes that become positions are fixed from then on, in their own space too.
+        """
+        if any(dim.axis == REPEAT for axis in axes for dim in value.axes[axis]):
+            value = self.copied(value)
+        dims = [dim for axis in axes for dim in value.axes[axis]]
+        nodes, taps = ([dim for dim in dims if value.is_node(dim) == kind] for kind in (True, False))
+        laid = [d for k, row in enumerate(value.axes) if k not in axes for d in row if value.is_node(d)]
+        if not taps and not laid:
+            return self.settled(value)
+        self.chosen(value)
+        mine = select(draft_of(value).type, value.node_numbers(nodes + laid, _sizes(nodes + laid)).reshape(-1))
+        self.scope(mine)
+        if laid:
+            self.pin(mine)
+            mine = fixed(math.prod(_sizes(nodes)))
+        places = np.arange(math.prod(_sizes(dims))).reshape(_sizes(dims))
+        to = places.transpose([dims.index(dim) for dim in nodes + taps]).reshape(-1)
+        turned = self.written(renumber(merge([mine, fixed(math.prod(_sizes(taps)))]), to), value.shape, tuple(axes))
+        walk, marked = dims + laid, laid or taps  # the places that the taps of the edges tell
+        weights = row_major(_sizes(marked), range(len(marked)))
+        place = numbers(
+            [Dim(marked.index(d), 1, d.size) if d in marked else None for d in walk],
+            _sizes(walk),
+            [0] * len(marked),
+            weights,
+        )
+        letters = [[dim for dim in row if not value.is_node(dim)] for k, row in enumerate(value.axes) if k not in axes]
+        layout = value.layout([*letters, *([dim] for dim in taps)])
+        targets = np.broadcast_to(places.reshape(*places.shape, *[1] * len(laid)), _sizes(walk))
         self.link(
-            *("flatten", value, flat),
-            nodes=sources,
+            *("turn" if laid else "flatten", value, turned),
+            nodes=value.node_numbers([dim if value.is_node(dim) else None for dim in walk], _sizes(walk)),
+            targets=tuple(targets.reshape(-1).tolist()) if laid else (),
             attributes={
-                "taps": grid([dim.size for dim in taps]),
+                "taps": grid(_sizes(marked)),
                 "places": tuple(place.reshape(-1).tolist()),
-                "layout": value.layout([*letters, *([dim] for dim in taps)]),
+                "layout": f"{axes} {value.axes} {layout}" if laid else layout,
             },
         )
-        return flat
+        return turned
 
     def settled(self, value: Value) -> Value:
         """The value in a space of its own, axis by axis as it is seen, unless it lies like that already."""
@@ -341,3 +401,7 @@ class Call:
         from metanet.arch.combine import combine
 
         return combine(self, ["identity"], [value])
+
+
+def _sizes(dims: Sequence[Dim]) -> list[int]:
+    return [dim.size for dim in dims]

@@ -276,7 +276,6 @@ class WithCache(nn.Linear):
     ("net", "message"),
     [
         (nn.BatchNorm2d(3, track_running_stats=False), "normalises by its batch"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm(6)), "not the axis of the channels"),
         (conv_net(nn.AvgPool2d(2, divisor_override=3)), "divisor_override"),
         (nn.ReLU(), "no weight tensor"),
         (nn.Linear(5, 2), "cannot be exported"),
@@ -323,22 +322,6 @@ def test_parts_are_linked_to_the_whole_with_their_place():
         ("cat", 2, 3, (), tuple(range(6, 12))),
         ("identity", 3, 4, (2, 7), ()),  # the output is a part of the whole
     ]
-
-
-@pytest.mark.parametrize(
-    ("join", "message"),
-    [
-        (lambda a, b: a + b.mT.permute(0, 3, 2, 1), "channels of one operand meet positions of another"),
-        (
-            lambda a, b: torch.cat([a, b.permute(0, 2, 1, 3)], 3),
-            "channels of one part stand where another has positions",
-        ),
-        (lambda a, b: nn.functional.layer_norm(a + b, (6, 6)), "normalises over 2 axes; there is a rule for one"),
-    ],
-)
-def test_a_join_without_a_rule_is_refused(join, message):
-    with pytest.raises(UnsupportedOperator, match=message):
-        trace(Branches(join), IMAGES)
 
 
 class Chosen(nn.Module):

@@ -6,12 +6,14 @@ import torch
 from torch import nn
 
 from metanet.arch.record import Call, Example, Rule
+from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value
 
 PLAIN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("relu", "relu6", "selu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"), ()),
     **dict.fromkeys(("hardsigmoid", "hardswish", "sin", "cos", "exp", "expm1", "log", "log1p", "erf", "atan"), ()),
     **dict.fromkeys(("asinh", "sinh", "cosh", "abs", "neg", "sign", "square", "sqrt", "rsqrt", "reciprocal"), ()),
+    **dict.fromkeys(("floor", "round", "trunc"), ()),
     "leaky_relu": ("negative_slope",),
     "elu": ("alpha", "scale", "input_scale"),
     "celu": ("alpha",),
@@ -21,10 +23,8 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "softshrink": ("lambd",),
     "hardshrink": ("lambd",),
     "threshold": ("threshold", "value"),
-    "clamp_min": ("min",),
-    "clamp_max": ("max",),
 }
-OPERATIONS = PLAIN | {"pow": ("exponent",), "prelu": ()}
+OPERATIONS = PLAIN | {"clamp_min": ("min",), "clamp_max": ("max",), "prelu": ()}
 
 
 def _rule(kind: str, numbers: tuple[str, ...]) -> Rule:
@@ -35,16 +35,11 @@ def _rule(kind: str, numbers: tuple[str, ...]) -> Rule:
 
 
 def clamp(call: Call) -> Value:
-    """aten.clamp(self, min | None, max | None)."""
-    x = call.activation("self")
-    if call["min"] is not None:
-        x = call.operate(x, "clamp_min", min=call.number("min"))
-    return x if call["max"] is None else call.operate(x, "clamp_max", max=call.number("max"))
-
-
-def power(call: Call) -> Value:
-    """aten.pow(self, exponent): to a power that the code fixes."""
-    return call.operate(call.activation("self"), "pow", exponent=call.number("exponent"))
+    """aten.clamp(self, min | None, max | None), aten.clamp_min and aten.clamp_max: numbers, or values."""
+    x = call["self"]
+    if call.arguments.get("min") is not None:
+        x = join(call, "maximum", x, call["min"])
+    return x if call.arguments.get("max") is None else join(call, "minimum", x, call["max"])
 
 
 def rrelu(call: Call) -> Value:
@@ -59,6 +54,7 @@ def prelu(call: Call) -> Value:
     x, weight = call.activation("self"), call.entry("weight")
     axis = 1 if len(x.axes) > 1 else 0
     if weight.shape != (1,):
+        x = call.alone(x, axis)
         call.equate(call.axis(weight, 0), call.channels(x, axis))
     else:
         axis = next((k for k in range(len(x.axes)) if x.carries(k)), axis)
@@ -68,8 +64,7 @@ def prelu(call: Call) -> Value:
 LINKS = ()
 RULES: dict[str, Rule] = {
     **{f"aten.{kind}": _rule(kind, numbers) for kind, numbers in PLAIN.items()},
-    "aten.clamp": clamp,
-    "aten.pow": power,
+    **dict.fromkeys(("aten.clamp", "aten.clamp_min", "aten.clamp_max"), clamp),
     "aten.rrelu": rrelu,
     "aten.prelu": prelu,
 }
@@ -83,7 +78,6 @@ EXAMPLES: dict[str, Example] = {
     "aten.clamp_min": ((4, 5), lambda: lambda x: x.clamp_min(0.1)),
     "aten.clamp_max": ((4, 5), lambda: lambda x: x.clamp_max(0.1)),
     "aten.clamp": ((4, 5), lambda: lambda x: x.clamp(-0.5, 0.5)),
-    "aten.pow": ((4, 5), lambda: lambda x: x**3),
     "aten.rrelu": ((4, 5), nn.RReLU),
     "aten.prelu": ((4, 5), lambda: nn.PReLU(4)),
 }

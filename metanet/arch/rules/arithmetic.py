@@ -11,6 +11,13 @@ from metanet.arch.layout import REPEAT
 from metanet.arch.record import Call
 from metanet.arch.value import Entry, Value, draft_of
 
+Operand = Value | Tensor | int | float
+WITH_NUMBER = {
+    "add": ("add", "value"),
+    "mul": ("mul", "value"),
+    "maximum": ("clamp_min", "min"),
+    "minimum": ("clamp_max", "max"),
+}
 ROLES = {"add": "shift", "mul": "scale"}  # of a parameter with one number per channel, or one for all
 
 
@@ -35,9 +42,14 @@ def multiply(call: Call) -> Value:
 
 
 def divide(call: Call) -> Value:
-    """aten.div(self, other): by a number, or times the reciprocal."""
-    if call.arguments.get("rounding_mode"):
-        raise call.unsupported("there is a rule for true division only")
+    """aten.div(self, other, rounding_mode): by a number, or times the reciprocal; "floor" and "trunc" round it."""
+    if rounding := call.arguments.get("rounding_mode"):
+        return call.operate(quotient(call), rounding)
+    return quotient(call)
+
+
+def quotient(call: Call) -> Value:
+    """self / other."""
     if isinstance(call["other"], Value):
         return join(call, "mul", call["self"], call.operate(call.activation("other"), "reciprocal"))
     if isinstance(call["other"], Tensor) and call["other"].numel() > 1:
@@ -45,28 +57,36 @@ def divide(call: Call) -> Value:
     return call.operate(call.activation("self"), "div", value=call.number("other"))
 
 
-def power_of(call: Call) -> Value:
-    """aten.pow(self, exponent): to a power that the code fixes."""
-    return call.operate(call.activation("self"), "pow", exponent=call.number("exponent"))
+def power(call: Call) -> Value:
+    """aten.pow(self, exponent): to a power that the code fixes, a fixed number to a power, or both computed."""
+    base, exponent = call["self"], call["exponent"]
+    number = base.item() if isinstance(base, Tensor) and base.numel() == 1 else base
+    if isinstance(number, int | float) and number > 0:
+        return call.operate(call.operate(call.active(exponent), "mul", value=math.log(number)), "exp")
+    if isinstance(base, Value) and (not isinstance(exponent, Value | Tensor) or call.is_number("exponent")):
+        return call.operate(call.active(base), "pow", exponent=call.number("exponent"))
+    return combine(call, ["power", "exponent"], [base, exponent])
 
 
-def scaled(call: Call, value: Value | Tensor | int | float, by: int | float) -> Value | Tensor | int | float:
+def scaled(call: Call, value: Operand, by: int | float) -> Operand:
     """`by` times the value."""
     if by == 1:
         return value
     return call.operate(call.active(value), "mul", value=by) if isinstance(value, Value) else value * by
 
 
-def join(call: Call, kind: str, left: Value | Tensor | int | float, right: Value | Tensor | int | float) -> Value:
-    """The sum ("add") or product ("mul") of two values, at least one of which is no constant."""
+def join(call: Call, kind: str, left: Operand, right: Operand) -> Value:
+    """The sum ("add"), product ("mul"), "maximum" or "minimum" of two values, at least one of which is no constant."""
     if not isinstance(left, Value):
         left, right = right, left
     left = left if isinstance(left, Value) and isinstance(left.home, Entry) else call.active(left)
     if isinstance(left.home, Entry) and isinstance(right, Value):
         left, right = right, left
     if not isinstance(right, Value | Tensor) or (isinstance(right, Tensor) and right.numel() == 1):
-        return call.operate(call.active(left), kind, value=right.item() if isinstance(right, Tensor) else right)
-    if isinstance(right, Value) and (axis := _meeting_axis(call, left, right)) is not None:
+        number = right.item() if isinstance(right, Tensor) else right
+        name, argument = WITH_NUMBER[kind]
+        return call.operate(call.active(left), name, **{argument: number})
+    if kind in ROLES and isinstance(right, Value) and (axis := _meeting_axis(call, left, right)) is not None:
         if math.prod(right.shape) > 1:
             own = next(k for k, dims in enumerate(right.axes) if dims)
             call.equate(call.axis(right, own), call.channels(left, axis))
@@ -102,13 +122,22 @@ class _Learned(nn.Module):
         return self.function(x, self.weight)
 
 
-RULES = {"aten.add": add, "aten.sub": subtract, "aten.rsub": subtract_from, "aten.mul": multiply, "aten.div": divide}
+RULES = {
+    "aten.add": add,
+    "aten.sub": subtract,
+    "aten.rsub": subtract_from,
+    "aten.mul": multiply,
+    "aten.div": divide,
+    "aten.pow": power,
+}
 OPERATIONS = {"add": ("value",), "mul": ("value",), "div": ("value",), "scale": (), "shift": (), "constant": ("table",)}
-LINKS = ("add", "mul", "sum")
+OPERATIONS |= {"pow": ("exponent",)}
+LINKS = ("add", "mul", "sum", "power", "exponent")
 EXAMPLES = {
     "aten.add": ((4, 5), lambda: _Learned(lambda x, p: 1.5 + torch.tanh(x) + x + p, 4, 1)),
     "aten.sub": ((4, 5), lambda: _Learned(lambda x, p: torch.tanh(x) - 2 * x - 1.5 - p, 4, 5)),
     "aten.rsub": ((4, 5), lambda: lambda x: 1.5 - x),
     "aten.mul": ((4, 5), lambda: _Learned(lambda x, p: p * torch.sigmoid(x) * x * 1.5 * x.mean(2, keepdim=True), 1)),
-    "aten.div": ((4, 5), lambda: lambda x: x / 1.5 / (x.abs() + 1)),
+    "aten.div": ((4, 5), lambda: lambda x: x / 1.5 / (x.abs() + 1) + torch.div(x, 0.3, rounding_mode="floor")),
+    "aten.pow": ((4, 5), lambda: lambda x: x**3 + 1.5**x + (x.square() + 1) ** x.tanh()),
 }

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metanet.arch import layout
-from metanet.arch.combine import combine
 from metanet.arch.record import Call, Rule
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.rules.linear import matrices
@@ -32,7 +31,7 @@ def normalised(call: Call, x: Value, dim: int, kind: str) -> Value:
         x, ranks = call.ranked(x, [dim])
         return call.operate(x, kind, axes=ranks)
     groups = any(x.carries(axis) for axis in range(len(x.axes)) if axis != dim)
-    return call.operate(within(call, x, dim) if groups else call.ordered(x), f"{kind}_channels")
+    return call.operate(within(call, x, [dim]) if groups else call.ordered(x), f"{kind}_channels")
 
 
 def attention(call: Call) -> Value:
@@ -67,47 +66,16 @@ def masked(call: Call, scores: Value, mask: Value | Tensor) -> Value:
     return join(call, "add", scores, mask)
 
 
-def masked_fill(call: Call) -> Value:
-    """aten.masked_fill(self, mask, value) with a mask that the code fixes."""
-    x, mask = call.activation("self"), call["mask"]
-    if not isinstance(mask, Tensor):
-        raise call.unsupported("there is a rule for a mask that the code fixes only")
-    if not bool(mask.any()):
-        return x
-    return call.operate(combine(call, ["identity", "mask"], [x, mask]), "masked_fill", value=call.number("value"))
-
-
-def where(call: Call) -> Value:
-    """aten.where(condition, self, other) with a condition that the code fixes, and a number on one side."""
-    condition, left, right = call["condition"], call["self"], call["other"]
-    if not isinstance(condition, Tensor) or (isinstance(left, Value) and isinstance(right, Value)):
-        raise call.unsupported("there is a rule for a fixed condition between a value and a number only")
-    x, number = (left, right) if isinstance(left, Value) else (right, left)
-    number = number.reshape(-1) if isinstance(number, Tensor) else torch.tensor([float(number)])
-    mask = ~condition if isinstance(left, Value) else condition
-    if bool((number != number[0]).any()):
-        raise call.unsupported("there is a rule for a fixed condition between a value and a number only")
-    if not bool(mask.any()):
-        return call.active(x)
-    filled = combine(call, ["identity", "mask"], [call.active(x), mask])
-    return call.operate(filled, "masked_fill", value=number[0].item())
-
-
 class _Heads(nn.Module):
-    """Self-attention of two heads, with a mask written by hand or by torch's operator."""
+    """Self-attention of two heads."""
 
-    def __init__(self, kind: str):
+    def __init__(self):
         super().__init__()
-        self.kind, self.inside = kind, nn.Linear(6, 24)
+        self.inside = nn.Linear(6, 24)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.inside(x.mT).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-        if self.kind == "scaled":
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
-        future = torch.ones(x.shape[-1], x.shape[-1]).triu(1).bool()
-        scores = q @ k.mT
-        scores = scores.masked_fill(future, -1e9) if self.kind == "fill" else torch.where(future, -1e9, scores)
-        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
 RULES = {
@@ -115,20 +83,15 @@ RULES = {
     "aten._softmax": _softmax("softmax"),
     "aten.log_softmax": _softmax("log_softmax"),
     "aten.scaled_dot_product_attention": attention,
-    "aten.masked_fill": masked_fill,
-    "aten.where": where,
 }
 OPERATIONS = {
     **dict.fromkeys(("softmax", "log_softmax"), ("axes",)),
     **dict.fromkeys(("softmax_channels", "log_softmax_channels", "causal"), ()),
-    "masked_fill": ("value",),
 }
-LINKS = ("mask",)
+LINKS = ()
 EXAMPLES = {
     "aten.softmax": ((4, 5), lambda: lambda x: x.softmax(2) + x.softmax(1)),
     "aten._softmax": ((4, 5), lambda: lambda x: torch.ops.aten._softmax(x, 2, False)),
     "aten.log_softmax": ((4, 5), lambda: lambda x: x.log_softmax(1)),
-    "aten.scaled_dot_product_attention": ((6, 5), lambda: _Heads("scaled")),
-    "aten.masked_fill": ((6, 5), lambda: _Heads("fill")),
-    "aten.where": ((6, 5), lambda: _Heads("where")),
+    "aten.scaled_dot_product_attention": ((6, 5), _Heads),
 }

@@ -8,6 +8,7 @@ import math
 from torch import nn
 
 from metanet.arch.axes import Axis, Factor, axis
+from metanet.arch.layout import Dim, extent
 from metanet.arch.record import Call
 from metanet.arch.template import Block
 from metanet.arch.value import Value
@@ -50,20 +51,20 @@ def transposed(call: Call) -> Value:
 
 
 def _read(call: Call) -> Value:
-    """The input, whose channels stand on axis 1 in the order of their space."""
-    x = call.activation("input")
-    call.channels(x, 1)
-    if any(not x.is_node(dim) for dim in x.axes[1]):
-        raise call.unsupported("it reads positions as channels")
-    return call.ordered(x)
+    """The input, whose channels stand on axis 1 in the order of their space; positions there become channels."""
+    x = call.alone(call.activation("input"), 1)
+    return call.ordered(call.turned(x, [1]) if any(not x.is_node(dim) for dim in x.axes[1]) else x)
 
 
 def _written(
     call: Call, x: Value, out: Axis, inner: Axis, kind: str, pattern: str, sizes: dict[str, int], more: tuple[str, ...]
 ) -> Value:
     weight = call.entry("weight")
-    if weight.shape != weight.sizes:
-        raise call.unsupported("there is a rule for a whole parameter as the kernel only")
+    if any(row not in ((Dim(axis, 1, extent(row)),), ()) for axis, row in enumerate(weight.axes)):
+        raise call.unsupported(
+            "there is a rule for a parameter as the kernel, or for a range of each of its axes, only"
+        )
+    slices = tuple((start, start + size) for start, size in zip(weight.starts, weight.shape, strict=True))
     kernel = weight.shape[2:]
     call.pin(*(call.axis(weight, 2 + k) for k in range(len(kernel))))
     y = call.write(out, channel=1)
@@ -85,6 +86,7 @@ def _written(
         axes=sizes,
         groups=call["groups"],
         attributes=attributes,
+        slices=slices if weight.shape != weight.sizes else (),
     )
     call.block(block, x, y)
     return call.bias(y, 1)

@@ -14,13 +14,26 @@ from metanet.arch.value import Entry, Value
 
 
 def einsum(call: Call) -> Value:
-    """aten.einsum(equation, tensors) of one or two operands."""
-    operands = call["tensors"]
+    """aten.einsum(equation, tensors): two operands at a time, from the left."""
+    operands = list(call["tensors"])
     letters, out = _letters(call["equation"], [len(one.shape) for one in operands])
-    if len(operands) > 2 or any(len(set(names)) < len(names) for names in letters):
-        raise call.unsupported(f"there is a rule for two operands without a repeated letter, not {call['equation']!r}")
+    if any(len(set(names)) < len(names) for names in letters):
+        raise call.unsupported(f"there is a rule for operands without a repeated letter, not {call['equation']!r}")
     if len(operands) == 1:
         return combine(call, ["sum"], operands, letters, out)
+    if len(operands) > 2:  # those that the code fixes are no pair of their own
+        order = sorted(range(len(operands)), key=lambda k: isinstance(operands[k], Tensor))
+        operands, letters = [operands[k] for k in order], [letters[k] for k in order]
+    while len(operands) > 2:
+        needed = set(out).union(*letters[2:])
+        both = "".join(name for name in dict.fromkeys(letters[0] + letters[1]) if name in needed)
+        operands[:2] = [_pair(call, operands[:2], letters[:2], both)]
+        letters[:2] = [both]
+    return _pair(call, operands, letters, out)
+
+
+def _pair(call: Call, operands: list[Value | Tensor], letters: list[str], out: str) -> Value:
+    """The product of two operands, summed over the letters that are not in `out`."""
     if isinstance(operands[0], Value) and isinstance(operands[0].home, Entry):
         operands, letters = operands[::-1], letters[::-1]
     x, weight = operands
@@ -70,8 +83,7 @@ def _letters(equation: str, ranks: list[int]) -> tuple[list[str], str]:
 def bilinear(call: Call) -> Value:
     """aten.bilinear(input1 [*, i], input2 [*, j], weight [out, i, j], bias): a layer of a node per product."""
     left, right, weight = call.activation("input1"), call.activation("input2"), call.entry("weight")
-    call.channels(left, -1)
-    call.channels(right, -1)
+    left, right = call.alone(left, -1), call.alone(right, -1)
     batch = "abcdefgh"[: len(left.axes) - 1]
     pairs = combine(call, ["bilinear", "bilinear_right"], [left, right], [batch + "i", batch + "j"], batch + "ij")
     merged = replace(pairs, axes=(*pairs.axes[:-2], pairs.axes[-2] + pairs.axes[-1]))
@@ -91,7 +103,7 @@ class _Projected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         heads = torch.einsum("bct,hcd->bhtd", x, self.into).tanh()
         scores = torch.einsum("...qd,...kd->...qk", heads, heads).softmax(-1)
-        return torch.einsum("bhtd,hdc->btc", torch.einsum("bhqk,bhkd->bhqd", scores, heads), self.back)
+        return torch.einsum("bhqk,bhkd,hdc->bqc", scores, heads, self.back)
 
 
 class _Pairs(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metanet.arch import layout
-from metanet.arch.axes import fixed
+from metanet.arch.axes import fixed, select
 from metanet.arch.layout import REPEAT, Dim
 from metanet.arch.record import Call
 from metanet.arch.template import Block
@@ -47,19 +47,42 @@ def _rows(call: Call, weight: Value, indices: Tensor) -> Value:
 
 
 def chosen(call: Call, x: Value, dim: int, indices: Tensor) -> Value:
-    """The positions on an axis that the code chooses, [*indices] in its place."""
+    """The positions or channels on an axis that the code chooses, [*indices] in their place."""
     x = call.active(x)
     call.decide(x, [axis for axis in range(len(x.sizes)) if axis not in {one.axis for one in x.axes[dim]}])
     if x.carries(dim):
-        raise call.unsupported("there is a rule for choosing positions only, not channels")
+        return _channels(call, x, dim, indices)
     x = call.settled(x)
     home = x.positions.index(dim)
     table = hashlib.sha256(indices.to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
     y = call.operate(x, "gather", axes=(home,), table=table)
     sizes = (*y.sizes[:dim], indices.numel(), *y.sizes[dim + 1 :])
     axes = layout.whole(sizes)
-    split = layout.reshape((axes[dim],), indices.shape)
+    split = split_axis(axes[dim], indices)
     return replace(y, sizes=sizes, axes=(*axes[:dim], *split, *axes[dim + 1 :]))
+
+
+def _channels(call: Call, x: Value, dim: int, indices: Tensor) -> Value:
+    """Channels that the code chooses; if it takes one of them twice, none of them moves."""
+    x = call.flattened(call.alone(x, dim), dim)
+    taken = indices.reshape(-1).numpy() % x.shape[dim]
+    type_ = call.axis(x, dim)
+    if len(set(taken.tolist())) < len(taken):
+        call.pin(type_)
+        type_ = fixed(len(taken))
+    else:
+        type_ = select(type_, taken)
+    y = call.written(type_, (*x.shape[:dim], len(taken), *x.shape[dim + 1 :]), (dim,))
+    nodes = x.node_numbers(x.axes[dim], [one.size for one in x.axes[dim]]).reshape(-1)[taken]
+    text = x.layout([row for axis, row in enumerate(x.axes) if axis != dim])
+    call.link("identity", x, y, nodes=nodes, attributes={"layout": text})
+    split = split_axis(y.axes[dim], indices)
+    return replace(y, axes=(*y.axes[:dim], *split, *y.axes[dim + 1 :]))
+
+
+def split_axis(row: tuple[Dim, ...], indices: Tensor) -> layout.Axes:
+    """The axis of the chosen places in the shape of their numbers."""
+    return layout.reshape((row,), indices.shape)
 
 
 def index(call: Call) -> Value:
@@ -96,6 +119,9 @@ OPERATIONS = {"gather": ("axes", "table")}
 LINKS = ("one_hot",)
 EXAMPLES = {
     "aten.embedding": ((4, 5), _Words),
-    "aten.index": ((4, 5), lambda: lambda x: x[:, :, torch.tensor([4, 0, 1])]),
+    "aten.index": (
+        (4, 5),
+        lambda: lambda x: x[:, :, torch.tensor([[4, 0], [1, 0]])],
+    ),
     "aten.index_select": ((4, 5), lambda: lambda x: x.index_select(2, torch.tensor([4, 0, 1]))),
 }

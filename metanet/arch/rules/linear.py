@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metanet.arch.combine import combine
-from metanet.arch.layout import REPEAT, Dim, Misaligned, extent, refine, row_major
+from metanet.arch.layout import REPEAT, Dim, Misaligned, expand, extent, refine, row_major
 from metanet.arch.record import Call
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.template import Block
@@ -18,8 +18,14 @@ from metanet.arch.value import Entry, Value, draft_of, grid
 
 def linear(call: Call) -> Value:
     """aten.linear(input [*, in], weight [out, in], bias [out] | None) -> [*, out]."""
+    if _is_zero(call["input"]) and isinstance(call["bias"], Value):
+        return replace(call["bias"], axes=expand(call["bias"].axes, call.shape))
     y = product(call, call.activation("input"), call["weight"], call.shape)
     return y if call["bias"] is None else biased(call, y, call["bias"])
+
+
+def _is_zero(value: Value | Tensor) -> bool:
+    return isinstance(value, Tensor) and not bool(value.any())
 
 
 def addmm(call: Call) -> Value:

@@ -1,10 +1,10 @@
 """Normalisations. Their scale and shift belong to a channel; what they normalise over may move as a whole."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metanet.arch import layout
 from metanet.arch.combine import combine
@@ -17,7 +17,7 @@ STATISTICS = {"running_mean": "mean", "running_var": "variance"}
 
 def batch_norm(call: Call) -> Value:
     """aten.batch_norm(input [nets, channels, *grid], weight, bias, running_mean, running_var, training, ..., eps)."""
-    x = call.activation("input")
+    x = call.alone(call.activation("input"), 1)
     if call["training"]:
         raise call.unsupported("it normalises by its batch in eval mode too (track_running_stats=False)")
     return call.operate(_affine(call, x, 1, AFFINE | STATISTICS), "batch_norm", eps=call["eps"])
@@ -25,7 +25,7 @@ def batch_norm(call: Call) -> Value:
 
 def instance_norm(call: Call) -> Value:
     """aten.instance_norm(input [nets, channels, *grid], weight, bias, running_mean, ..., use_input_stats, ..., eps)."""
-    x = call.activation("input")
+    x = call.alone(call.activation("input"), 1)
     roles = AFFINE if call["use_input_stats"] else AFFINE | STATISTICS
     kind = "instance_norm" if call["use_input_stats"] else "batch_norm"  # by running statistics it is a batch norm
     return call.operate(_affine(call, x, 1, roles), kind, eps=call["eps"])
@@ -44,42 +44,56 @@ def rms_norm(call: Call) -> Value:
 
 def group_norm(call: Call) -> Value:
     """aten.group_norm(input [nets, channels, *grid], num_groups, weight, bias, eps): groups x members."""
-    x, groups = call.activation("input"), call["num_groups"]
+    x, groups = call.alone(call.activation("input"), 1), call["num_groups"]
     channels = call.channels(x, 1).size
     if 1 < groups < channels:
         cut = replace(x, axes=layout.reshape(x.axes, (x.shape[0], groups, channels // groups, *x.shape[2:])))
-        y = within(call, cut, 2)
+        y = within(call, cut, [2])
         x = replace(y, axes=layout.reshape(y.axes, x.shape))
     else:
         call.scope()  # the statistics belong to no channel
     return call.operate(_affine(call, x, 1, AFFINE), "group_norm", num_groups=groups, eps=call["eps"])
 
 
-def within(call: Call, x: Value, axis: int) -> Value:
-    """The value in a space of its own, whose nodes are linked from a node for all places along `axis`.
+def within(call: Call, x: Value, axes: Sequence[int]) -> Value:
+    """The value in a space of its own, whose nodes are linked from a node for all places along `axes`.
 
     What an operation then does over the nodes it does over those that share such a node, the members of a group.
     """
     letters = "abcdefghijklmnop"[: len(x.axes)]
-    rest = letters.replace(letters[axis % len(letters)], "")
+    rest = "".join(letter for axis, letter in enumerate(letters) if axis not in axes)
     group = combine(call, ["group"], [x], [letters], rest)
     return combine(call, ["identity", "group"], [x, group], [letters, rest], letters)
 
 
 def _over_channels(call: Call, kind: str, roles: Mapping[str, str], eps: float) -> Value:
-    """The value after a norm over the last axis, the channels or the members of groups of them."""
-    x = call.activation("input")
-    if len(call["normalized_shape"]) != 1:
-        raise call.unsupported(f"it normalises over {len(call['normalized_shape'])} axes; there is a rule for one")
-    if any(x.carries(k) for k in range(len(x.axes) - 1)) and x.carries(-1):
-        return _affine_of_members(call, call.operate(within(call, x, -1), kind, eps=eps), roles)
-    call.channels(x, -1)
+    """The value after a norm over the last axes: the channels or the members of groups of them, positions or not."""
+    x, rank = call.activation("input"), len(call["normalized_shape"])
+    over = range(len(x.axes) - rank, len(x.axes))
+    call.decide(x, [dim.axis for dim in x.axes[max(over[0], 1)] if dim.size == x.sizes[dim.axis]])
+    if any(x.carries(k) for k in range(over[0])) and any(x.carries(k) for k in over):
+        x = within(call, x, over)
+        mixed = any(not x.is_node(dim) for k in over for dim in x.axes[k])
+        return _affine_of_members(
+            call, _over_grid(call, kind, x, over, eps) if mixed else call.operate(x, kind, eps=eps), roles
+        )
+    if rank > 1 or not x.carries(over[0]):
+        return _affine_of_members(call, _over_grid(call, kind, x, over, eps), roles)
     call.scope()
-    return call.operate(_affine(call, x, len(x.axes) - 1, roles), kind, eps=eps)
+    return call.operate(_affine(call, x, over[0], roles), kind, eps=eps)
+
+
+def _over_grid(call: Call, kind: str, x: Value, over: Sequence[int], eps: float) -> Value:
+    """The value after a norm over positions, and over channels if they stand on these axes."""
+    channels = any(x.carries(axis) for axis in over)
+    x, ranks = call.ranked(call.settled(x), [axis for axis in over if not x.carries(axis)])
+    if channels:
+        call.scope()
+    return call.operate(x, f"{kind}_over", axes=ranks, channels=channels, eps=eps)
 
 
 def _affine_of_members(call: Call, y: Value, roles: Mapping[str, str]) -> Value:
-    """The normalised value times a scale and plus a shift, which all groups share."""
+    """The normalised value times a scale and plus a shift that are no numbers per node alone."""
     for name, kind in (("weight", "mul"), ("bias", "add")):
         if name in roles and call[name] is not None:
             y = combine(call, [kind, kind], [y, call.entry(name)])
@@ -95,6 +109,17 @@ def _affine(call: Call, x: Value, axis: int, roles: Mapping[str, str]) -> Value:
     return call.vector(x, axis, entries)
 
 
+class _Norms(nn.Module):
+    """Norms over channels, over positions, and over both."""
+
+    def __init__(self, norm: Callable[..., nn.Module]):
+        super().__init__()
+        self.channels, self.positions, self.both = norm(6), norm(5), norm((6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.channels(x.mT).mT + self.positions(x) * self.both(x)
+
+
 RULES = {
     "aten.batch_norm": batch_norm,
     "aten.instance_norm": instance_norm,
@@ -107,13 +132,14 @@ OPERATIONS = {
     "instance_norm": ("eps",),
     "layer_norm": ("eps",),
     "rms_norm": ("eps",),
+    **dict.fromkeys(("layer_norm_over", "rms_norm_over"), ("axes", "channels", "eps")),
     "group_norm": ("num_groups", "eps"),
 }
 LINKS = ("group",)
 EXAMPLES = {
     "aten.batch_norm": ((4, 5), lambda: nn.BatchNorm1d(4)),
     "aten.instance_norm": ((4, 5), lambda: nn.InstanceNorm1d(4, affine=True)),
-    "aten.layer_norm": ((6,), lambda: nn.LayerNorm(6)),
-    "aten.rms_norm": ((6,), lambda: nn.RMSNorm(6)),
+    "aten.layer_norm": ((6, 5), lambda: _Norms(nn.LayerNorm)),
+    "aten.rms_norm": ((6, 5), lambda: _Norms(nn.RMSNorm)),
     "aten.group_norm": ((6, 5), lambda: nn.GroupNorm(3, 6)),
 }

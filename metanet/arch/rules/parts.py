@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from metanet.arch import layout
 from metanet.arch.axes import Axis, concatenate, fixed, free, renumber
-from metanet.arch.combine import constant
 from metanet.arch.layout import Dim, Misaligned
 from metanet.arch.record import Call
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value, draft_of
 
 
-def split(call: Call) -> list[Value]:
+def split(call: Call) -> list[Value | Tensor]:
     """aten.split(self, size or sizes, dim), aten.split_with_sizes and aten.chunk(self, chunks, dim)."""
     x = call["self"]
     dim, size = call["dim"] % len(x.axes), x.shape[call["dim"]]
@@ -26,22 +25,22 @@ def split(call: Call) -> list[Value]:
     else:
         given = call["split_sizes"] if "split_sizes" in call.arguments else call["split_size"]
         sizes = given if isinstance(given, list) else [min(given, size - start) for start in range(0, size, given)]
-    return [taken(call, x, dim, sum(sizes[:number]), 1, part) for number, part in enumerate(sizes)]
+    return [_some(call, x, dim, sum(sizes[:number]), 1, part) for number, part in enumerate(sizes)]
 
 
-def slice_(call: Call) -> Value:
+def slice_(call: Call) -> Value | Tensor:
     """aten.slice(self, dim, start, end, step)."""
     x, step = call["self"], call["step"]
     dim = call["dim"] % len(x.axes)
     start, end, _ = slice(call["start"], call["end"]).indices(x.shape[dim])
-    return taken(call, x, dim, start, step, len(range(start, end, step)))
+    return _some(call, x, dim, start, step, len(range(start, end, step)))
 
 
-def narrow(call: Call) -> Value:
+def narrow(call: Call) -> Value | Tensor:
     """aten.narrow(self, dim, start, length)."""
     x = call["self"]
     dim = call["dim"] % len(x.axes)
-    return taken(call, x, dim, call["start"] % x.shape[dim], 1, call["length"])
+    return _some(call, x, dim, call["start"] % x.shape[dim], 1, call["length"])
 
 
 def select_(call: Call) -> Value:
@@ -75,10 +74,13 @@ def flip(call: Call) -> Value:
     return x
 
 
+def _some(call: Call, x: Value, dim: int, first: int, step: int, count: int) -> Value | Tensor:
+    """The places first, first + step, ... of axis `dim`, or a tensor of size 0."""
+    return taken(call, x, dim, first, step, count) if count else torch.zeros([*x.shape[:dim], 0, *x.shape[dim + 1 :]])
+
+
 def taken(call: Call, x: Value, dim: int, first: int, step: int, count: int) -> Value:
     """The places first, first + step, ... of axis `dim`: a view of the same space."""
-    if count < 1:
-        raise call.unsupported("it takes nothing")
     try:
         row, starts = layout.take(x.axes[dim], x.starts, first, step, count)
     except Misaligned:
@@ -130,10 +132,7 @@ def cat_of(call: Call, tensors: Sequence[Value | Tensor], dim: int) -> Value:
     parts = [_apart(call, one, dim, dim in carrying) for one in parts]
     values = [one for one in parts if isinstance(one, Value)]
     carrying = sorted({k for one in values for k in range(len(one.axes)) if one.carries(k)})
-    values = [call.settled(one) for one in values]
-    for one in values:
-        if any(not one.carries(k) and one.shape[k] > 1 for k in carrying if k != dim):
-            raise call.unsupported("channels of one part stand where another has positions")
+    values = [call.settled(_beside(call, one, [k for k in carrying if k != dim])) for one in values]
     join = _nodes_joined if dim in carrying else _stacked
     return join(call, shape, parts, values, dim, carrying)
 
@@ -142,6 +141,12 @@ def _apart(call: Call, one: Value | Tensor, dim: int, among_nodes: bool) -> Valu
     """Positions along `dim` that stand among the nodes of this or another part become nodes."""
     mixed = isinstance(one, Value) and among_nodes and any(not one.is_node(d) for d in one.axes[dim])
     return call.flattened(one, dim) if isinstance(one, Value) and mixed else one
+
+
+def _beside(call: Call, one: Value, carrying: Sequence[int]) -> Value:
+    """The part, whose positions are nodes where another part has nodes."""
+    mixed = any(not one.is_node(dim) for k in carrying for dim in one.axes[k])
+    return call.turned(one, [k for k in range(len(one.axes)) if k in carrying or one.carries(k)]) if mixed else one
 
 
 def _guessed(one: Value, dim: int) -> list[int]:
@@ -168,7 +173,7 @@ def _nodes_joined(
         where = np.take(place, range(start, start + one.shape[dim]), axis=along)
         start += one.shape[dim]
         types.append(_type(one, where))
-        pieces.append((constant(call, one) if isinstance(one, Tensor) else one, where.reshape(-1)))
+        pieces.append((call.constant(one) if isinstance(one, Tensor) else one, where.reshape(-1)))
     joined = call.written(
         renumber(concatenate(types), np.concatenate([where for _, where in pieces])), shape, tuple(carrying)
     )
@@ -206,7 +211,7 @@ def _stacked(
     for one in values[1:]:
         call.equate(draft_of(values[0]).type, draft_of(one).type)
     known = iter(values)
-    sources = [constant(call, part) if isinstance(part, Tensor) else next(known) for part in parts]
+    sources = [call.constant(part) if isinstance(part, Tensor) else next(known) for part in parts]
     joined, start = call.written(draft_of(values[0]).type, shape, tuple(carrying)), 0
     for part, one in zip(parts, sources, strict=True):
         size = part.shape[dim]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn import functional as F
 
 from metanet.arch.record import Call, Rule
 from metanet.arch.value import Value
@@ -17,9 +18,12 @@ OPERATIONS = {
 
 
 def _pool(kind: str, rank: int) -> Rule:
-    """A pooling with a window; its attributes are flags, or tuples of one number per grid axis."""
+    """A pooling with a window; its attributes are flags, or tuples of one number per grid axis.
 
-    def pool(call: Call) -> Value:
+    Where the largest values were is refused to later readers, here as in `_adaptive`.
+    """
+
+    def pool(call: Call) -> Value | list[Value]:
         x = _grid(call, rank)
         if call.arguments.get("divisor_override") is not None:
             raise call.unsupported("there is no rule for its divisor_override")
@@ -28,7 +32,8 @@ def _pool(kind: str, rank: int) -> Rule:
             name: given[name] if isinstance(given[name], bool) else _each(given[name], rank)
             for name in OPERATIONS[kind]
         }
-        return call.resized(call.operate(x, kind, **numbers))
+        pooled = call.resized(call.operate(x, kind, **numbers))
+        return [pooled] if call.operator.endswith("_with_indices") else pooled
 
     return pool
 
@@ -44,10 +49,15 @@ def _adaptive(kind: str, rank: int) -> Rule:
 
 
 def _grid(call: Call, rank: int) -> Value:
+    """The input, whose last `rank` axes are positions; channels there become fixed positions."""
     x = call.activation("self" if "self" in call.arguments else "input")
-    if len(x.axes) != rank + 2:
+    if len(x.axes) not in (rank + 1, rank + 2):
         raise call.unsupported(f"expected {rank + 2} axes (samples, channels, grid), found {len(x.axes)}")
-    call.channels(x, 1)
+    channel = len(x.axes) - rank - 1
+    call.decide(x, [dim.axis for dim in x.axes[channel] if dim.size == x.sizes[dim.axis]])
+    grid = range(channel + 1, len(x.axes))
+    if any(x.carries(axis) for axis in grid):
+        x = call.turned(x, [axis for axis in range(channel + 1) if x.carries(axis)])
     return call.settled(x)
 
 
@@ -58,6 +68,7 @@ def _each(number: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 RULES = {
     **{f"aten.max_pool{n}d": _pool("max_pool", n) for n in (1, 2, 3)},
+    **{f"aten.max_pool{n}d_with_indices": _pool("max_pool", n) for n in (2, 3)},
     **{f"aten.avg_pool{n}d": _pool("avg_pool", n) for n in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{n}d": _adaptive("adaptive_avg_pool", n) for n in (1, 2, 3)},
     **{f"aten.adaptive_max_pool{n}d": _adaptive("adaptive_max_pool", n) for n in (1, 2, 3)},
@@ -67,6 +78,8 @@ EXAMPLES = {
     "aten.max_pool1d": ((4, 7), lambda: nn.MaxPool1d(3, dilation=2)),
     "aten.max_pool2d": ((4, 5, 7), lambda: nn.MaxPool2d(2, ceil_mode=True)),
     "aten.max_pool3d": ((4, 3, 4, 4), lambda: nn.MaxPool3d(2)),
+    "aten.max_pool2d_with_indices": ((4, 5, 7), lambda: lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
+    "aten.max_pool3d_with_indices": ((4, 3, 4, 4), lambda: lambda x: F.max_pool3d(x, 2, return_indices=True)[0]),
     "aten.avg_pool1d": ((4, 7), lambda: nn.AvgPool1d(3, padding=1)),
     "aten.avg_pool2d": ((4, 5, 7), lambda: nn.AvgPool2d((2, 3), stride=1)),
     "aten.avg_pool3d": ((4, 3, 4, 4), lambda: nn.AvgPool3d(2)),

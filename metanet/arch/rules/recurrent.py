@@ -26,6 +26,7 @@ def _rule(kind: str) -> Rule:
         x = call.activation("input")
         if len(x.axes) != 3:
             raise call.unsupported("there is a rule for an input of three axes only")
+        x = call.alone(x, 2)
         directions = 1 + call["bidirectional"]
         per_cell = len(call["params"]) // (call["num_layers"] * directions)
         if per_cell != 2 + 2 * call["has_biases"]:

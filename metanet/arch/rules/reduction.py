@@ -8,9 +8,10 @@ import torch
 
 from metanet.arch.combine import combine
 from metanet.arch.record import Call, Example, Rule
+from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value
 
-KINDS = ("mean", "sum", "amax", "amin", "var", "std")
+KINDS = ("mean", "sum", "prod", "amax", "amin", "var", "std")
 
 
 def _rule(kind: str) -> Rule:
@@ -24,6 +25,29 @@ def _rule(kind: str) -> Rule:
         return reduced(call, x, _axes(x, given.get("dim")), kind, given.get("keepdim", False))
 
     return reduce
+
+
+def _extreme(kind: str) -> Rule:
+    def extreme(call: Call) -> Value | list[Value]:
+        """aten.max and aten.min: of all numbers, along an axis (with its place, which is refused), or of two values."""
+        if "other" in call.arguments:
+            return join(call, {"amax": "maximum", "amin": "minimum"}[kind], call["self"], call["other"])
+        x = call.activation("self")
+        if "dim" not in call.arguments:
+            return reduced(call, x, range(len(x.axes)), kind, keep=False)
+        return [reduced(call, x, _axes(x, call["dim"]), kind, call["keepdim"])]
+
+    return extreme
+
+
+def cumsum(call: Call) -> Value:
+    """aten.cumsum(self, dim) along positions."""
+    x, dim = call.activation("self"), call["dim"]
+    call.decide(x, [])
+    if x.carries(dim):
+        raise call.unsupported("there is a rule for sums along positions only, not along channels")
+    x, ranks = call.ranked(x, [dim])
+    return call.operate(x, "cumsum", axes=ranks)
 
 
 def norm(call: Call) -> Value:
@@ -88,12 +112,27 @@ def _with(x: Value, axes: tuple, sizes: tuple[int, ...] | None = None) -> Value:
     return replace(x, axes=axes, sizes=x.sizes if sizes is None else sizes)
 
 
-RULES: dict[str, Rule] = {f"aten.{kind}": _rule(kind) for kind in KINDS} | {"aten.linalg_vector_norm": norm}
-OPERATIONS: dict[str, tuple[str, ...]] = dict.fromkeys(("mean", "sum", "amax", "amin", "var"), ("axes",))
-LINKS = ("mean", "amax", "amin", "var", "group")
+RULES: dict[str, Rule] = {
+    **{f"aten.{kind}": _rule(kind) for kind in KINDS},
+    "aten.max": _extreme("amax"),
+    "aten.min": _extreme("amin"),
+    "aten.cumsum": cumsum,
+    "aten.linalg_vector_norm": norm,
+}
+OPERATIONS: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("mean", "sum", "prod", "amax", "amin", "var", "cumsum"), ("axes",)
+)
+LINKS = ("mean", "prod", "amax", "amin", "var", "group")
 EXAMPLES: dict[str, Example] = {
     "aten.mean": ((4, 3, 5), lambda: lambda x: x.mean((2, 3))),
     "aten.sum": ((4, 3, 5), lambda: lambda x: x.sum(2) + x.sum((1, 2), keepdim=True)[:, 0]),
+    "aten.prod": ((4, 3, 5), lambda: lambda x: x.prod(2) * x.prod(1).sum(1)[:, None]),
+    "aten.max": (
+        (4, 3, 5),
+        lambda: lambda x: x.max(2)[0] * x.max(1)[0].sum(1)[:, None] + torch.max(x.tanh(), x).sum(2),
+    ),
+    "aten.min": ((4, 5), lambda: lambda x: x.min(2)[0] * x.tanh().min() + torch.min(x.tanh(), x).sum(2)),
+    "aten.cumsum": ((4, 5), lambda: lambda x: x.cumsum(2)),
     "aten.amax": ((4, 3, 5), lambda: lambda x: x.amax(2) * x.amax((1, 2))[:, None]),
     "aten.amin": ((4, 3, 5), lambda: lambda x: x.amin(2) * x.amin(1)[:, :1]),
     "aten.var": ((4, 5), lambda: lambda x: x.var(2) + x.var(1, correction=0, keepdim=True)[..., 0]),

@@ -54,7 +54,7 @@ def _channels(call: Call, x: Value, dim: int, ends: tuple[int, int]) -> Value:
 
 def pixel_shuffle(call: Call) -> Value:
     """aten.pixel_shuffle(self, upscale_factor): channels (c r r) become the pixels of r x r squares."""
-    x, side = call.activation("self"), call["upscale_factor"]
+    x, side = call.alone(call.activation("self"), 1), call["upscale_factor"]
     channels, count = Factor(x.shape[1] // side**2), x.shape[1]
     call.equate(call.channels(x, 1), axis(channels, Factor(side**2, fixed=True)))
     x = call.ordered(x)
@@ -65,7 +65,7 @@ def pixel_shuffle(call: Call) -> Value:
 
 def pixel_unshuffle(call: Call) -> Value:
     """aten.pixel_unshuffle(self, downscale_factor): the pixels of r x r squares become channels (c r r)."""
-    x, side = call.activation("self"), call["downscale_factor"]
+    x, side = call.alone(call.activation("self"), 1), call["downscale_factor"]
     type_ = merge([call.channels(x, 1), fixed(side**2)])
     x = call.ordered(x)
     y = call.write(type_, 1)
@@ -92,9 +92,7 @@ def _upsample(kind: str) -> Rule:
     """Of aten.upsample_MODE(input, output_size | None, (align_corners,) scale_factors | None)."""
 
     def upsample(call: Call) -> Value:
-        x = call.activation("input")
-        call.channels(x, 1)
-        x = call.settled(x)
+        x = call.settled(call.alone(call.activation("input"), 1))
         factor = tuple(call["scale_factors"] or [])
         numbers = {"align_corners": call["align_corners"]} if "align_corners" in call.arguments else {}
         return call.resized(call.operate(x, kind, output=() if factor else call.shape[2:], factor=factor, **numbers))

@@ -8,6 +8,7 @@ from torch import nn
 from metanet.arch import layout
 from metanet.arch.layout import REPEAT, Dim, Misaligned
 from metanet.arch.record import Call
+from metanet.arch.rules.comparison import RELATIONS
 from metanet.arch.value import Value
 
 
@@ -16,6 +17,16 @@ def identity(call: Call) -> Value:
     if call.arguments.get("train"):
         raise call.unsupported("it drops values in eval mode too")
     return call["input"] if "input" in call.arguments else call["self"]
+
+
+def cast(call: Call) -> Value:
+    """aten.to, type_as, ...: a number is truncated where it becomes whole, and compared with zero as a truth value."""
+    x, before, after = call["self"], call.dtypes.get("self"), call.dtypes.get("")
+    if before is None or after is None or before == torch.bool or after.is_floating_point or after.is_complex:
+        return x
+    if after == torch.bool:
+        return call.operate(call.active(x), "compare", relation=RELATIONS["ne"], value=0.0)
+    return call.operate(call.active(x), "trunc") if before.is_floating_point else x
 
 
 def reshape(call: Call) -> Value:
@@ -32,7 +43,7 @@ def reshape(call: Call) -> Value:
 
 
 def permute(call: Call) -> Value:
-    """aten.permute(self, dims), aten.transpose(self, dim0, dim1), aten.movedim, aten.t: the axes in another order."""
+    """aten.permute(self, dims), transpose(self, dim0, dim1), movedim, t, mT, numpy_T: the axes in another order."""
     x = call["self"]
     order = list(range(len(x.axes)))
     if "dims" in call.arguments:
@@ -40,6 +51,8 @@ def permute(call: Call) -> Value:
     elif "source" in call.arguments:
         ends = [[one] if isinstance(one, int) else list(one) for one in (call["source"], call["destination"])]
         order = _moved(len(order), *ends)
+    elif call.operator == "aten.numpy_T":
+        order.reverse()
     elif call.operator == "aten.mT":
         order[-2:] = order[-1], order[-2]
     elif len(order) > 1:
@@ -92,13 +105,11 @@ class _Repeat(nn.Module):
 
 RULES = {
     **dict.fromkeys(("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout"), identity),
-    **dict.fromkeys(
-        ("aten.contiguous", "aten.alias", "aten.detach", "aten.clone", "aten.to", "aten.type_as"), identity
-    ),
-    **dict.fromkeys(("aten._to_copy", "aten.lift_fresh_copy"), identity),
-    **dict.fromkeys(("aten.permute", "aten.transpose", "aten.movedim", "aten.t", "aten.mT"), permute),
+    **dict.fromkeys(("aten.contiguous", "aten.alias", "aten.detach", "aten.clone", "aten.lift_fresh_copy"), identity),
+    **dict.fromkeys(("aten.to", "aten.type_as", "aten._to_copy"), cast),
+    **dict.fromkeys(("aten.permute", "aten.transpose", "aten.movedim", "aten.t", "aten.mT", "aten.numpy_T"), permute),
     **dict.fromkeys(("aten.flatten", "aten.unflatten", "aten.view", "aten.reshape", "aten._unsafe_view"), reshape),
-    **dict.fromkeys(("aten.squeeze", "aten.unsqueeze"), reshape),
+    **dict.fromkeys(("aten.squeeze", "aten.unsqueeze", "aten.reshape_as", "aten.view_as"), reshape),
     "aten.channel_shuffle": channel_shuffle,
     "aten.native_channel_shuffle": channel_shuffle,
     "aten.expand": expand,
@@ -107,7 +118,7 @@ RULES = {
     "aten.repeat_interleave": repeat_interleave,
 }
 OPERATIONS: dict[str, tuple[str, ...]] = {}
-LINKS = ("identity", "flatten")
+LINKS = ("identity", "flatten", "turn")
 EXAMPLES = {
     "aten.dropout": ((4, 5), lambda: nn.Dropout(0.5)),
     "aten.feature_dropout": ((4, 5, 5), lambda: nn.Dropout2d(0.5)),
@@ -116,7 +127,7 @@ EXAMPLES = {
     "aten.alias": ((4, 5), lambda: torch.ops.aten.alias),
     "aten.detach": ((4, 5), lambda: torch.detach),
     "aten.clone": ((4, 5), lambda: torch.clone),
-    "aten.to": ((4, 5), lambda: lambda x: x.to(torch.float64)),
+    "aten.to": ((4, 5), lambda: lambda x: x * ((5 * x).to(torch.int64) + x.bool().to(torch.float64))),
     "aten.type_as": ((4, 5), lambda: lambda x: x.type_as(x)),
     "aten._to_copy": ((4, 5), lambda: lambda x: torch.ops.aten._to_copy(x)),
     "aten.lift_fresh_copy": ((4, 5), lambda: lambda x: torch.ops.aten.lift_fresh_copy(x)),
@@ -125,10 +136,13 @@ EXAMPLES = {
     "aten.movedim": ((4, 5, 3), lambda: lambda x: x.movedim(1, -1).flatten(1)),
     "aten.t": ((4,), lambda: lambda x: x.t().t()),
     "aten.mT": ((4, 5), lambda: lambda x: x.mT.flatten(1)),
+    "aten.numpy_T": ((4,), lambda: lambda x: x.T.tanh().T),
     "aten.flatten": ((4, 5, 3), nn.Flatten),
     "aten.unflatten": ((6, 4), lambda: lambda x: x.unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2).tanh()),
     "aten.view": ((4, 5, 3), lambda: lambda x: x.view(len(x), -1)),
     "aten.reshape": ((4, 6), lambda: lambda x: x.reshape(len(x), 4, 2, 3)),
+    "aten.reshape_as": ((4, 6), lambda: lambda x: x.reshape_as(torch.zeros(len(x), 4, 2, 3))),
+    "aten.view_as": ((4, 6), lambda: lambda x: x.view_as(torch.zeros(len(x), 4, 2, 3))),
     "aten._unsafe_view": ((4, 6), lambda: lambda x: torch.ops.aten._unsafe_view(x, (len(x), 4, 2, 3))),
     "aten.squeeze": ((4, 1), lambda: lambda x: x.squeeze(-1)),
     "aten.unsqueeze": ((4, 5), lambda: lambda x: x.unsqueeze(1).squeeze(1)),

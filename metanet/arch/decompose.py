@@ -1,0 +1,46 @@
+"""What an operator without a rule consists of: the smaller operators that torch itself decomposes it into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import decomposition_table
+from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+
+
+def decomposed(node: Node) -> fx.GraphModule | None:
+    """A graph of smaller operators that computes the node from its input nodes, in order; None if torch knows none."""
+    target, tensors = node.target, node.all_input_nodes
+    if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable:
+        return None
+    examples = [_example(one) for one in tensors]
+    if any(example is None for example in examples):
+        return None
+
+    def function(*given: Tensor) -> Any:
+        known = dict(zip(tensors, given, strict=True))
+        args, kwargs = map_arg((node.args, node.kwargs), lambda one: known[one])
+        return target(*args, **kwargs)
+
+    table = {target: decomposition_table[target]} if target in decomposition_table else {}
+    try:
+        module = make_fx(function, decomposition_table=table, tracing_mode="fake")(*examples)
+    except Exception:  # whatever stops torch, the operator is then one that has no rule
+        return None
+    return module if _is_news(module.graph.nodes, target) else None
+
+
+def _example(node: Node) -> Tensor | None:
+    """A tensor of the shape and type that the node has."""
+    value = node.meta.get("val")
+    return torch.zeros(tuple(value.shape), dtype=value.dtype) if isinstance(value, Tensor) else None
+
+
+def _is_news(nodes: Sequence[Node] | Any, target: Any) -> bool:
+    calls = [inner.target for inner in nodes if inner.op == "call_function"]
+    return target not in calls and all(isinstance(one, torch._ops.OpOverload) or callable(one) for one in calls)

@@ -1,0 +1,217 @@
+"""One walk over the exported operator graph, which applies the operators' rules in order."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from metanet.arch import rules
+from metanet.arch.axes import fixed, free
+from metanet.arch.decompose import decomposed
+from metanet.arch.layout import whole
+from metanet.arch.record import Call, Record, UnsupportedOperator
+from metanet.arch.template import Operation
+from metanet.arch.value import Entry, SpaceDraft, Value, draft_of
+
+_PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
+_ABSENT = object()
+# Constants of the shape of an activation: nothing else of it is read.
+_SHAPE_ONLY = {"aten.zeros_like": 0.0, "aten.ones_like": 1.0, "aten.new_zeros": 0.0, "aten.new_ones": 1.0}
+
+
+@dataclass
+class Walk:
+    """Applies the operators' rules in order."""
+
+    program: ExportedProgram
+    state: Mapping[str, Tensor]
+    tied: Mapping[str, str]
+    record: Record = field(default_factory=Record)
+    values: dict[Node, Any] = field(default_factory=dict)  # a Value; a Tensor where no input or parameter is read
+    entries: dict[str, Value] = field(default_factory=dict)
+
+    def run(self) -> None:
+        kinds = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        for number, node in enumerate(self.program.graph.nodes):
+            if node.op == "placeholder":
+                self._placeholder(node, number, kinds[node.name])
+            else:
+                self._compute(node, node, number)
+        self._finish_outputs()
+        self.record.scopes.extend((draft.type,) for draft in self.record.spaces)
+        self.record.scopes.extend(value.home.types for value in self.entries.values() if isinstance(value.home, Entry))
+
+    def _compute(self, node: Node, origin: Node, number: int) -> None:
+        """The value of a node; `origin` is the node of the exported graph that it belongs to."""
+        if node.op != "call_function" or not (node.users or node.meta.get("val") is not None):
+            return  # the output, or an assertion
+        if node.target is operator.getitem:
+            self._getitem(node, origin)
+        else:
+            self._call_function(node, origin, number)
+
+    def _placeholder(self, node: Node, number: int, spec: Any) -> None:
+        name, example = spec.target or "", node.meta.get("val")
+        if spec.kind in _PARAMETERS and name in self.state:
+            name = self.tied.get(name, name)
+            shape = tuple(self.state[name].shape)
+            entry = Entry(name, tuple(free(size) for size in shape))
+            value = Value(entry, shape, whole(shape), (0,) * len(shape), storage=number)
+            self.values[node] = self.entries.setdefault(name, value)
+        elif spec.kind in (*_PARAMETERS, InputKind.CONSTANT_TENSOR):
+            constants = {**self.program.state_dict, **self.program.constants}
+            self.values[node] = constants[name].detach()
+        elif spec.kind is InputKind.USER_INPUT and isinstance(example, Tensor):
+            count = sum(draft.role == "input" for draft in self.record.spaces)
+            draft = SpaceDraft(f"input:{count + 1}" if count else "input", "input", fixed(1))
+            draft.undecided = tuple(example.shape)
+            if count:  # arguments of one shape differ by their place alone
+                draft.operations.append(Operation("input", {"number": count}))
+            self.record.spaces.append(draft)
+            sizes = draft.undecided
+            shared = len(node.users) > 1
+            self.values[node] = Value(draft, sizes, whole(sizes), (0,) * len(sizes), shared=shared, storage=number)
+
+    def _getitem(self, node: Node, origin: Node) -> None:
+        several = self.values.get(node.args[0])  # type: ignore[arg-type]
+        place = node.args[1]
+        if not node.users:
+            return
+        if not isinstance(several, list | tuple) or place >= len(several):  # type: ignore[operator]
+            raise self._call(node, origin).unsupported("there is no rule for what this part of the result is read for")
+        one = several[place]  # type: ignore[index]
+        one = one() if callable(one) and not isinstance(one, Tensor) else one  # made where it is read
+        shared = len(node.users) > 1 or len(node.args[0].users) > 1  # type: ignore[union-attr]
+        self.values[node] = replace(one, shared=one.shared or shared) if isinstance(one, Value) else one
+
+    def _call_function(self, node: Node, origin: Node, number: int) -> None:
+        """The value of one operator call, by its rule; several where the operator returns a list."""
+        known = [self.values.get(argument) for argument in node.all_input_nodes]
+        if all(isinstance(one, Tensor) for one in known):
+            self.values[node] = self._evaluated(node, origin)
+            return
+        call = self._call(node, origin)
+        if call.operator in _SHAPE_ONLY:
+            self.values[node] = torch.full(call.shape, _SHAPE_ONLY[call.operator])
+            return
+        rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_")) or rules.BY_OPERATOR.get(call.operator)
+        value = rule(call) if rule is not None else self._in_parts(node, origin, number, call)
+        if isinstance(value, Value):
+            read = [one for one in known if isinstance(one, Value)]
+            inherited = any(one.shared and one.home is value.home for one in read)
+            value = replace(
+                value,
+                shared=inherited or value.shared or len(node.users) > 1,
+                storage=number if value.storage is None else value.storage,
+            )
+            if call.operator.endswith("_"):
+                self._overwrite(node, value, call)
+        self.values[node] = value
+
+    def _in_parts(self, node: Node, origin: Node, number: int, call: Call) -> Any:
+        """The value of an operator without a rule, by the rules of those that torch decomposes it into."""
+        missing = "no rule for this operator. Add one to a file in metanet/arch/rules/ (docs/add-a-layer.md tells how)."
+        module = decomposed(node)
+        if module is None:
+            raise call.unsupported(missing)
+        given = iter(node.all_input_nodes)
+        for inner in module.graph.nodes:
+            if inner.op == "placeholder":
+                value = self.values[next(given)]
+                again = isinstance(value, Value) and len(inner.users) > 1
+                self.values[inner] = replace(value, shared=True) if again else value
+            elif inner.op == "get_attr":
+                self.values[inner] = getattr(module, inner.target)
+            elif inner.op == "output":
+                return map_arg(inner.args[0], lambda one: self.values[one])
+            else:
+                try:
+                    self._compute(inner, origin, number)
+                except UnsupportedOperator as error:
+                    raise call.unsupported(f"no rule for this operator, and of its parts: {error}") from error
+        raise call.unsupported(missing)
+
+    def _evaluated(self, node: Node, origin: Node) -> Any:
+        """What an operator that reads no input and no parameter returns."""
+        if not callable(node.target) or not isinstance(node.target, torch._ops.OpOverload):
+            raise self._call(node, origin).unsupported("no rule for this operator")
+        args, kwargs = map_arg((node.args, node.kwargs), lambda one: self.values[one])
+        result = node.target(*args, **kwargs)
+        return list(result) if isinstance(result, list | tuple) else result
+
+    def _overwrite(self, node: Node, value: Value, call: Call) -> None:
+        """After an in-place operator later readers of its argument see the result; an alias of it is refused."""
+        target = node.args[0]
+        assert isinstance(target, Node)
+        storage, later = self.values[target].storage, False
+        for other in node.graph.nodes:
+            later = later or other is node
+            if not later or other is node:
+                continue
+            for read in other.all_input_nodes:
+                alias = self.values.get(read) if read is not target and read is not node else None
+                if isinstance(alias, Value) and alias.storage == storage:
+                    raise call.unsupported(f"it changes {target.name!r} in place while {read.name!r} shares its memory")
+        self.values[target] = value
+
+    def _call(self, node: Node, origin: Node) -> Call:
+        """The node's arguments by the names of the operator's schema, with its defaults; its place is the origin's."""
+
+        def known(argument: Any) -> Any:
+            if isinstance(argument, Node):
+                return self.values.get(argument, argument)
+            if isinstance(argument, list | tuple):
+                return [known(item) for item in argument]
+            return argument
+
+        schema = getattr(node.target, "_schema", None)
+        output = node.meta.get("val")
+        output = output[0] if isinstance(output, list | tuple) and output else output
+        arguments: dict[str, Any] = {}
+        dtypes = {"": output.dtype} if isinstance(output, Tensor) else {}
+        if schema is not None:
+            for position, parameter in enumerate(schema.arguments):
+                given = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name, _ABSENT)
+                arguments[parameter.name] = parameter.default_value if given is _ABSENT else known(given)
+                if isinstance(given, Node) and isinstance(given.meta.get("val"), Tensor):
+                    dtypes[parameter.name] = given.meta["val"].dtype
+        name = ".".join(str(node.target).split(".")[:2]) if schema is not None else str(node.target)
+        stack = list((origin.meta.get("nn_module_stack") or {}).values())
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        return Call(name, stack[-1][0] if stack else "", _source(origin), arguments, shape, self.record, dtypes)
+
+    def _finish_outputs(self) -> None:
+        """The order of the network's outputs is fixed, and their spaces are output spaces."""
+        specs = [s for s in self.program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+        names = [spec.arg.name for spec in specs]
+        by_name = {node.name: value for node, value in self.values.items() if isinstance(value, Value)}
+        for place, name in enumerate(names):
+            value = by_name.get(name)
+            if value is None or isinstance(value.home, Entry):
+                continue
+            call = Call("output", "", "", {}, value.shape, self.record)
+            call.decide(value, [])
+            mixed = any(value.carries(k) and any(not value.is_node(d) for d in row) for k, row in enumerate(value.axes))
+            value = value if mixed else call.settled(value)
+            if place:
+                value = call.operate(value, "output", number=place)
+            call.pin(draft_of(value).type)
+            if draft_of(value).role == "hidden":
+                draft_of(value).role = "output"
+
+
+def _source(node: Node) -> str:
+    """The innermost line of the user's code that made this call, as "file.py:12"."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [line for line in lines if "/torch/nn/" not in line[0]] or lines
+    return f"{own[-1][0]}:{own[-1][1]}" if own else ""
