@@ -22,6 +22,7 @@ from metanet.zoo.initialisations import initialise
 from metanet.zoo.optimisers import StackOptimizer
 from metanet.zoo.pixel_feed import PixelFeed
 from metanet.zoo.plan import Group
+from metanet.zoo.replay import Replay
 from metanet.zoo.stack import Stack
 
 FEEDS = {"classification": Feed, "image_fitting": PixelFeed}  # by task
@@ -69,9 +70,23 @@ def fit(
 
 
 class Training:
-    """A group in training. All weights lie in one tensor [nets, params], which the layers see through views."""
+    """A group in training. All weights lie in one tensor [nets, params], which the layers see through views.
 
-    def __init__(self, group: Group, images: Mapping[str, Images], seed: int, device: torch.device, dtype: torch.dtype):
+    Args:
+        convolution: how convolutions are run, a name of convolutions.VARIANTS.
+        graphs: on a GPU, whether forward and backward are recorded as a CUDA graph at the first step.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        images: Mapping[str, Images],
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        convolution: str = "grouped",
+        graphs: bool = False,
+    ):
         self.group, self.seed = group, seed
         self.done = 0  # steps
         self.feed = FEEDS[families.task(group.arch)](group, images, seed, device, dtype)
@@ -82,7 +97,7 @@ class Training:
             return torch.tensor(values, dtype=dtype, device=device)
 
         module = nets.build(group.arch)
-        self.stack = Stack(module, self._names("activation"), each("dropout"))
+        self.stack = Stack(module, self._names("activation"), each("dropout"), convolution)
         fresh = initialise(group.arch, self._names("initialisation"), self._keys("initialisation", 0), self._std())
         self.state_names = list(fresh)
         names = [name for name, _ in module.named_parameters()]
@@ -104,6 +119,7 @@ class Training:
         self._rate_of: tuple[int, Tensor] | None = None
         clip = each("gradient_clip")
         self.largest_norm = torch.where(clip > 0, clip, torch.inf) if clip.any() else None
+        self._pass = Replay(self._differentiate, self.buffers.values()) if graphs else self._differentiate
 
     def _names(self, hyperparameter: str) -> list[str]:
         return [str(net.hyperparameters[hyperparameter]) for net in self.group.nets]
@@ -119,10 +135,7 @@ class Training:
         inputs, wanted = self.feed.train(self.done)
         before = {name: value.clone() for name, value in self.buffers.items()}
         keys = self.feed.nets if self.stack.dropout is None else self._keys("dropout", self.done)
-        outputs = self.stack(self.parameters | self.buffers, inputs, keys)
-        losses = self.feed.losses(outputs, wanted).mean(1)
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
-        torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=self.gradients)
+        losses = self._pass(inputs, wanted, keys)
         if self.largest_norm is not None:
             self.gradients *= _shrink(self.gradients, self.largest_norm)[:, None]
         rate = self._rate(self.done // self.group.steps_per_epoch)
@@ -136,6 +149,14 @@ class Training:
             for name, value in self.buffers.items():
                 after = value if value.is_floating_point() else value + 1  # the counter of a batch norm's steps
                 torch.where(self.alive.view(-1, *[1] * (value.dim() - 1)), after, before[name], out=value)
+
+    def _differentiate(self, inputs: Tensor, wanted: Tensor, keys: Tensor) -> Float[Tensor, " nets"]:
+        """Every net's loss; writes the gradients, and moves the running statistics."""
+        outputs = self.stack(self.parameters | self.buffers, inputs, keys)
+        losses = self.feed.losses(outputs, wanted).mean(1)
+        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=self.gradients)
+        return losses.detach()
 
     def _rate(self, epoch: int) -> Float[Tensor, " nets"]:
         if self._rate_of is None or self._rate_of[0] != epoch:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
+from metanet.zoo.convolutions import VARIANTS
 from metanet.zoo.nets import ACTIVATIONS
 from metanet.zoo.stack_memory import FUSED, Memory, activated
 from metanet.zoo.stack_rules import FRESH_GRADIENT, FUNCTION_RULES, LAYER_RULES, SAME_MEMORY, Call, Tensors
@@ -25,13 +26,21 @@ class Stack:
     Args:
         activations: each net's, a name of ACTIVATIONS; equal ones side by side cost least.
         dropout: each net's probability, in [0, 1).
+        convolution: how convolutions are run, a name of convolutions.VARIANTS.
 
     Raises:
         ValueError: the module has a layer for which there is no rule; the message names it.
     """
 
-    def __init__(self, module: nn.Module, activations: Sequence[str], dropout: Float[Tensor, " nets"]):
+    def __init__(
+        self,
+        module: nn.Module,
+        activations: Sequence[str],
+        dropout: Float[Tensor, " nets"],
+        convolution: str = "grouped",
+    ):
         self.nets = len(activations)
+        self.convolve = VARIANTS[convolution]
         self.dropout = dropout if dropout.any() else None
         self.activations = [(name, len(list(run))) for name, run in groupby(activations)]
         nodes = list(_Tracer().trace(module).nodes)

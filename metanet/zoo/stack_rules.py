@@ -20,6 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from metanet import seeding
+from metanet.zoo.convolutions import Options
 from metanet.zoo.layers import AddShared, Attend, ReadOut, Scale, Tokens
 from metanet.zoo.nets import ACTIVATIONS
 from metanet.zoo.stack_memory import Memory
@@ -39,7 +40,7 @@ def dropout_mask(
 class Call:
     """What a rule runs on."""
 
-    stack: Any  # the Stack, which has `nets`, `dropout` and `activate`
+    stack: Any  # the Stack, which has `nets`, `dropout`, `convolve` and `activate`
     layer: str  # its path in the module
     inputs: list[Tensor]
     tensors: Tensors
@@ -71,37 +72,14 @@ def _pixels(x: Tensor) -> Tensor:
 
 def _conv(layer: nn.Conv2d, call: Call) -> Tensor:
     assert not isinstance(layer.padding, str), "families say how many pixels they pad"
-    weight, bias = call.weight.flatten(0, 1), call.vector("bias")  # [nets * out, in, *taps], [nets * out]
-    groups = call.stack.nets * layer.groups
-    options = layer.stride, layer.padding, layer.dilation, groups
-    return _Conv.apply(_pixels(call.x), weight, bias, options, call.memory.then == "relu")  # type: ignore[return-value]
-
-
-class _Conv(torch.autograd.Function):
-    """F.conv2d, with relu on what it gives where that comes next; the gradient is that of F.conv2d alone.
-
-    The bias's gradient is a plain sum: oneDNN's own takes half as long again as the whole backward.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, options, relu: bool) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        stride, padding, dilation, groups = options
-        ctx.options = [*stride], [*padding], [*dilation], False, [0, 0], groups
-        if not relu:
-            return F.conv2d(x, weight, bias, *options)
-        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-            fused = torch.ops.mkldnn._convolution_pointwise
-            return fused(x, weight, bias, padding, stride, dilation, groups, "relu", [], "")
-        return F.conv2d(x, weight, bias, *options).relu_()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        x, weight = ctx.saved_tensors
-        wanted = [ctx.needs_input_grad[0], True, False]
-        to_x, to_weight, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *ctx.options, wanted)
-        to_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return to_x, to_weight, to_bias, None, None
+    options = Options(
+        stride=(layer.stride[0], layer.stride[1]),
+        padding=(layer.padding[0], layer.padding[1]),
+        dilation=(layer.dilation[0], layer.dilation[1]),
+        groups=call.stack.nets * layer.groups,
+        relu=call.memory.then == "relu",
+    )
+    return call.stack.convolve(_pixels(call.x), call.weight.flatten(0, 1), call.vector("bias"), options)
 
 
 def _linear(layer: nn.Linear, call: Call) -> Tensor:
