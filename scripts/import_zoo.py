@@ -30,7 +30,8 @@ class Options:
     module: str | None = field(default=None, metadata={"help": "state_dicts, table: package:factory of the nets"})
     input: list[int] | None = field(default=None, metadata={"help": "with module: [1,channels,height,width]"})
     labels: str | None = field(
-        default=None, metadata={"help": "huggingface, state_dicts, table, inr, wild_park: the table beside the files"}
+        default=None,
+        metadata={"help": "huggingface, onnx, state_dicts, table, inr, wild_park: the table beside the files"},
     )
     omega: int | None = field(default=None, metadata={"help": "inr: the factor before every sine (30)"})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -18,6 +19,7 @@ from metanet.exporters.huggingface import put_weights
 from metanet.zoo import nets
 from tests.importers import (
     foreign,
+    onnx_graphs,
     test_inr,
     test_model_zoos,
     test_model_zoos_dataset,
@@ -89,6 +91,14 @@ def _state_dicts(folder: Path) -> None:
     _table(folder / "metadata.csv", [{"path": "a.pt", "optimizer": "adam", "learning_rate": 0.1, "step": 3}])
 
 
+def _onnx(folder: Path) -> None:
+    """Two files of one graph; the second has its weights in another file."""
+    folder.mkdir()
+    onnx.save(onnx_graphs.small(0), folder / "a.onnx")
+    more = {"location": "b.bin", "size_threshold": 0, "convert_attribute": True}
+    onnx.save(onnx_graphs.small(1), folder / "b.onnx", save_as_external_data=True, **more)
+
+
 def _table_of_own(folder: Path) -> None:
     """Stacked tensors, and a table in parquet."""
     folder.mkdir()
@@ -142,6 +152,7 @@ EXAMPLES = {
     "model_zoos": Example(_model_zoos, checked=("checkpoints",)),
     "model_zoos_dataset": Example(_model_zoos_dataset, checked=(".pt",)),
     "nws": Example(_nws),
+    "onnx": Example(_onnx),
     "small_cnn": Example(_small_cnn),
     "state_dicts": Example(
         _state_dicts, {"module": "tests.importers.examples:line", "input": [1, 1, 2, 2]}, checked=(".pt",)

@@ -26,6 +26,7 @@ from metanet.importers.intake.arrays import Array
 READERS = {
     "containers": "metanet.importers.intake.containers:parse",
     "model_zoos": "metanet.importers.intake.objects:model_zoos",
+    "onnx": "metanet.importers.onnx_files:parse",
     "wild_park": "metanet.importers.intake.objects:wild_park",
 }
 SPARE_BYTES = 192 << 20  # of memory beyond what the process has at its start

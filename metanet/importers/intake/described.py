@@ -1,0 +1,49 @@
+"""Described: formats whose files say their own architecture, and a table beside them how the nets were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from metanet.importers.intake import labels as tables
+from metanet.importers.intake.folder import Folder
+from metanet.importers.intake.parser import Parser
+from metanet.importers.intake.source import Foreign, LeftOut, Source
+
+LABELS = ("metadata.csv", "metadata.parquet", "metadata.json")
+ARCH = "arch"  # what a reader says in its metadata: the architecture, of family program
+BESIDE = "external"  # and the names of the files beside it that are a part of it
+
+
+def source(folder: Folder, parser: Parser, names: list[str], reader: str, labels: str | None) -> Source:
+    """The nets in the files `names`, and in those that the table names, each read by `reader` (of child.READERS)."""
+    found = labels or next((name for name in LABELS if folder.has(name)), None)
+    rows = [] if found is None else tables.table(folder, parser, found)
+    named = {row["path"] for row in rows}
+    rows += [{"path": name} for name in names if name not in named]
+    columns = tables.columns(rows, ["program"])
+    stream = _nets(folder, parser, rows, reader, columns.kinds)
+    return Source(columns.families, len(rows), stream, columns.kinds, columns.metrics, [*columns.names, tables.FILE])
+
+
+def _nets(
+    folder: Folder, parser: Parser, rows: list[tables.Row], reader: str, kinds: Mapping[str, type]
+) -> Iterator[Foreign | LeftOut]:
+    found = []
+    for row in rows:
+        try:
+            found.append((row, folder.file(row["path"])))
+        except (ValueError, OSError) as error:
+            yield LeftOut.of(row["path"], error)
+    answers = parser.parse((path for _, path in found), reader)
+    for (row, _), answer in zip(found, answers, strict=True):
+        try:
+            if isinstance(answer, ValueError):
+                raise answer
+            for beside in answer.metadata.get(BESIDE, ()):
+                folder.file(str(PurePosixPath(row["path"]).parent / beside))  # so that it counts as read
+            told = {name: value for name, value in answer.metadata.items() if name != ARCH}
+            yield tables.net(row, replace(answer, metadata=told), answer.metadata[ARCH], kinds)
+        except (ValueError, OSError) as error:
+            yield LeftOut.of(row["path"], error)

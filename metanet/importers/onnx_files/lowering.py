@@ -1,0 +1,253 @@
+"""Lowering: the nodes of a graph, in order, become the steps of a program.
+
+Nodes that read no input and no weights are computed here and now, for two numbers of samples. Every float of the file
+is accounted for: it is in a tensor of the net, in an attribute or a constant of the program, or no node reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import AttributeProto, NodeProto, helper
+from torch import Tensor
+
+from metanet.importers.onnx_files import folding, reading, rules
+from metanet.importers.onnx_files.call import Active, Call, Fixed, Value
+from metanet.importers.onnx_files.reading import File
+from metanet.zoo import programs
+from metanet.zoo.programs import Step
+
+SAMPLES = (2, 3)
+
+
+@dataclass
+class Lowering:
+    """A program in the making."""
+
+    file: File
+    samples: tuple[int, int]
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # by their names in the program
+    buffers: set[str] = field(default_factory=set)
+    constants: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)  # by their names in the file
+    floats: dict[str, np.ndarray] = field(default_factory=dict)  # initialisers, Constants
+    read: dict[str, str] = field(default_factory=dict)  # of those: "tensor" or "number"
+    own: dict[str, str] = field(default_factory=dict)  # name in the file -> in the program
+    program: dict[str, Any] = field(default_factory=dict)
+
+    def active(self, value: Value, where: str) -> Active:
+        """The value as one of the program: an array becomes a constant."""
+        if isinstance(value, Active):
+            return value
+        if value.source is not None:
+            return self._tensor(value.source)
+        one, other = value.arrays
+        if one.shape != other.shape and one.ndim and (one[:1] == one).all() and (other[:1] == other).all():
+            one, other = one[:1], other[:1]  # the same for every sample
+        if one.shape != other.shape or (one != other).any():
+            raise ValueError(f"{where}: a constant depends on the number of samples")
+        return self._constant(one, where)
+
+    def fixed(self, value: Value) -> tuple[np.ndarray, np.ndarray] | None:
+        """The array of a value that no input decides; of a weight its numbers, which then are the architecture's."""
+        if isinstance(value, Active):
+            return None
+        if value.source is not None:
+            self.read.setdefault(value.source, "number")
+        return value.arrays
+
+    def step(self, where: str, op: str, inputs: Sequence[Active | None], attributes: dict[str, Any]) -> Active:
+        name = f"{op}_{len(self.steps)}"
+        names = tuple(None if one is None else one.name for one in inputs)
+        step = Step(name, op, names, attributes)
+        metas: list[Any] = []
+        for number in range(2):
+            values = {one.name: one.metas[number] for one in inputs if one is not None}
+            try:
+                with torch.no_grad():
+                    metas.append(step(values))
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        described = {"name": name, "op": op, "inputs": list(names)}
+        self.steps.append(described | ({"attributes": attributes} if attributes else {}))
+        return Active(name, (metas[0], metas[1]))
+
+    def derived(self, value: Value | None, name: str, tensor: Tensor, where: str) -> Active:
+        """A tensor of the net that holds some numbers of a weight, in another order."""
+        if not isinstance(value, Fixed) or value.source is None or value.source in self.own:
+            raise ValueError(f"{where}: a weight of it must be a tensor of the file that nothing else reads")
+        self.read[value.source] = "tensor"
+        key = f"{value.source}.{name}"
+        if key not in self.own:
+            self.own[key] = self._put(key, tensor).name
+        meta = torch.empty(tensor.shape, device="meta")
+        return Active(self.own[key], (meta, meta), weight=True)
+
+    def account(self) -> dict[str, Any]:
+        """How many floats the file has, and where they are now."""
+        count = {
+            kind: sum(one.size for name, one in self.floats.items() if self.read.get(name) == kind)
+            for kind in ("tensor", "number", None)
+        }
+        found = sum(tensor.numel() for tensor in self.tensors.values())
+        assert found == count["tensor"], f"{found} floats in tensors, expected {count['tensor']}"
+        unread = [name for name in self.floats if name not in self.read]
+        every = sum(one.size for one in self.floats.values())
+        return {"all": every, "in_tensors": found, "in_architecture": count["number"], "not_read": unread}
+
+    def _tensor(self, source: str) -> Active:
+        """A float initialiser or Constant as a tensor of the net, under the same name wherever it is read."""
+        if source not in self.own:
+            self.own[source] = self._put(source, torch.from_numpy(np.array(self.floats[source]))).name
+        self.read[source] = "tensor"
+        name = self.own[source]
+        meta = torch.empty(self.tensors[name].shape, device="meta")
+        return Active(name, (meta, meta), weight=True)
+
+    def _put(self, wanted: str, tensor: Tensor) -> Active:
+        name = list(programs.usable([*self.tensors, wanted]).values())[-1]
+        self.tensors[name] = tensor
+        meta = torch.empty(tensor.shape, device="meta")
+        return Active(name, (meta, meta), weight=True)
+
+    def _constant(self, array: np.ndarray, where: str) -> Active:
+        kind = "bool" if array.dtype == bool else "int64" if array.dtype.kind in "iu" else "float32"
+        described = {"shape": list(array.shape), "dtype": kind, "values": array.reshape(-1).tolist()}
+        if array.size > programs.MOST_CONSTANTS or not np.isfinite(array).all():
+            raise ValueError(f"{where}: found a constant of {array.size:,} numbers, or of some that are not finite")
+        name = next((name for name, one in self.constants.items() if one == described), None)
+        name = name or f"constant_{len(self.constants)}"
+        self.constants[name] = described
+        meta = torch.empty(array.shape, dtype=programs.DTYPES[kind], device="meta")
+        return Active(name, (meta, meta))
+
+
+def lower(file: File) -> Lowering:
+    """The program of a file, in `program`, and its tensors.
+
+    Raises:
+        ValueError: a node without a rule, or used in a way that its rule does not know; names file, node and operator.
+    """
+    graph = file.graph
+    names = {one.name for one in graph.initializer}
+    inputs = [one for one in graph.input if one.name not in names]
+    if len(inputs) != 1 or graph.sparse_initializer:
+        found = ", ".join(one.name for one in inputs) or "none"
+        raise ValueError(f"{file.path}: found the inputs {found}, expected one, and no sparse tensors")
+    shape, samples, dtype = _input(file, inputs[0])
+    lowering = Lowering(file, samples)
+    metas = tuple(torch.empty((count, *shape), dtype=programs.DTYPES[dtype], device="meta") for count in samples)
+    lowering.values[inputs[0].name] = Active("input", (metas[0], metas[1]))
+    for tensor in graph.initializer:
+        _keep(lowering, tensor.name, reading.array(file, tensor, "initialiser"), number=False)
+    readers = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    for number, node in enumerate(graph.node):
+        _node(lowering, number, node, readers)
+    outputs = []
+    for one in graph.output:
+        value = lowering.values.get(one.name)
+        if not isinstance(value, Active) or value.name not in {step["name"] for step in lowering.steps}:
+            raise ValueError(f"{file.path}: the output {one.name!r} is not computed from the input")
+        outputs.append(value.name)
+    shapes = {name: list(tensor.shape) for name, tensor in lowering.tensors.items()}
+    lowering.program = {
+        "input": {"name": "input", "shape": shape, "dtype": dtype},
+        "parameters": {name: shape for name, shape in shapes.items() if name not in lowering.buffers},
+        "buffers": {name: shape for name, shape in shapes.items() if name in lowering.buffers},
+        "constants": lowering.constants,
+        "steps": lowering.steps,
+        "outputs": outputs,
+    }
+    return lowering
+
+
+def _input(file: File, value: onnx.ValueInfoProto) -> tuple[list[int], tuple[int, int], str]:
+    """Its shape without the samples, two numbers of samples, and the kind of its numbers."""
+    kind, where = value.type.tensor_type.elem_type, f"{file.path}: input {value.name!r}"
+    if kind not in (*reading.FLOATS, onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+        raise ValueError(f"{where}: expected floats or whole numbers of 32 or 64 bits")
+    dims = [
+        one.dim_value if one.HasField("dim_value") else one.dim_param or "?" for one in value.type.tensor_type.shape.dim
+    ]
+    if not dims:
+        raise ValueError(f"{where}: its shape is not in the file, or has no axis for the samples")
+    if any(not isinstance(size, int) or size < 1 for size in dims[1:]):
+        raise ValueError(f"{where}: found the shape {dims}; only the number of samples, on axis 0, may be left open")
+    first = dims[0] if isinstance(dims[0], int) and dims[0] > 0 else None
+    samples = SAMPLES if first is None else (first, first + 1)
+    return [int(size) for size in dims[1:]], samples, "float32" if kind in reading.FLOATS else "int64"
+
+
+def _keep(lowering: Lowering, name: str, array: np.ndarray, number: bool) -> None:
+    """A tensor of the file: floats are weights; whole numbers, and single floats of Constants, the architecture's."""
+    if array.dtype.kind != "f":
+        lowering.values[name] = Fixed((array, array))
+        return
+    lowering.floats[name] = array
+    if number and array.size == 1:
+        lowering.read[name] = "number"
+    lowering.values[name] = Fixed((array, array), None if number and array.size == 1 else name)
+
+
+def _node(lowering: Lowering, number: int, node: NodeProto, readers: set[str]) -> None:
+    file = lowering.file
+    where = f"{file.path}: node {number} {node.name or '/'.join(node.output)!r} ({node.op_type})"
+    missing = [name for name in node.input if name and name not in lowering.values]
+    if missing:
+        raise ValueError(f"{where}: reads {missing[0]!r}, which no earlier node gives")
+    if any(name in lowering.values for name in node.output if name):
+        raise ValueError(f"{where}: gives a value {list(node.output)} that is there already")
+    if node.domain not in ("", "ai.onnx"):
+        raise ValueError(f"{where}: found an operator of {node.domain!r}; there are rules for those of ai.onnx only")
+    attributes = {one.name: _attribute(file, one, where) for one in node.attribute}
+    if node.op_type == "Constant":
+        _keep(lowering, node.output[0], _of_constant(attributes, where), number=True)
+        return
+    inputs = tuple(lowering.values[name] if name else None for name in node.input)
+    if node.op_type in ("Shape", "Size"):
+        found: Sequence[Value] = [folding.shape_of(inputs[0], node.op_type, attributes, where)]
+    elif node.op_type in folding.FOLDED and folding.foldable(inputs):
+        arrays = [None if one is None else lowering.fixed(one) for one in inputs]
+        found = folding.folded(file.opset, node, arrays, where)
+    else:
+        rule = rules.RULES.get(node.op_type)
+        if rule is None:
+            raise ValueError(f"{where}: there is no rule for this operator")
+        read = max((place + 1 for place, name in enumerate(node.output) if name in readers), default=1)
+        call = Call(lowering, where, node.op_type, file.opset, inputs, attributes, read)
+        try:
+            result = rule(call)
+        except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError) as error:
+            if where in str(error):
+                raise
+            raise call.refuse(f"not as its operator expects ({type(error).__name__}: {error})") from error
+        found = [result] if isinstance(result, Active | Fixed) else result
+        if len(found) < read:
+            raise ValueError(f"{where}: there is no rule for its output {len(found)}")
+    lowering.values.update({name: one for name, one in zip(node.output, found, strict=False) if name})
+
+
+def _attribute(file: File, one: AttributeProto, where: str) -> Any:
+    if one.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+        return "a graph"
+    if one.type == AttributeProto.TENSOR:
+        return reading.array(file, one.t, f"{where} attribute")
+    if one.type in (AttributeProto.SPARSE_TENSOR, AttributeProto.TENSORS, AttributeProto.SPARSE_TENSORS):
+        raise ValueError(f"{where}: found the attribute {one.name!r} of a kind that is not read")
+    return helper.get_attribute_value(one)
+
+
+def _of_constant(attributes: dict[str, Any], where: str) -> np.ndarray:
+    ((name, value),) = attributes.items() if len(attributes) == 1 else ((None, None),)
+    if name == "value" and isinstance(value, np.ndarray):
+        return value
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if name not in kinds:
+        raise ValueError(f"{where}: found {name!r}, expected one value of numbers")
+    return np.array(value, kinds[name])
