@@ -70,7 +70,8 @@ def put_weights(folder: Path, tensors: Mapping[str, Tensor], shard_size: int) ->
 
 def config(snapshot: Snapshot) -> dict[str, Any]:
     """What config.json says: the architecture, and under "metanet" the labels that an import reads back."""
-    about = {name: value for name, value in snapshot.labels("").items() if name not in ("path", "arch")}
+    labels = snapshot.labels("").items()
+    about = {name: value for name, value in labels if name not in ("path", "arch") and not name.startswith("source.")}
     if _is_of_transformers(snapshot):
         return family.config_of(snapshot.arch) | {"metanet": {"labels": about}}
     said = {"architectures": [snapshot.arch["family"]], "model_type": MODEL_TYPE, "dtype": "float32"}

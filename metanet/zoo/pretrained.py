@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module as _import
 from typing import Any
@@ -22,6 +23,7 @@ MOST_SIZE = 1 << 24  # of any whole number in a configuration, except the base o
 # Says nothing of the function: where it came from, in what numbers it was kept, and how it is run.
 IGNORED = ("architectures", "dtype", "torch_dtype", "transformers_version", "label2id", "id2label", "use_cache")
 IGNORED += ("attn_implementation", "experts_implementation", "task_specific_params", "metanet")
+TRAINING = re.compile(r"dropout|pdrop|drop_path|layerdrop|initializer")  # settings that a finished net does not read
 RUNS_CODE = ("auto_map", "custom_pipelines")
 DOWNLOADS = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "use_kernels")
 
@@ -140,7 +142,7 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         name: settled(value) if isinstance(value, dict) else value
         for name, value in config.items()
-        if name not in IGNORED and not name.startswith("_") and name.isidentifier()
+        if name not in IGNORED and not TRAINING.search(name) and not name.startswith("_") and name.isidentifier()
     }
     return {"num_labels": len(labels), **kept} if isinstance(labels, dict) and labels else kept
 
