@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 import metanet
+from metanet import learning as loop
 from metanet import runs
-from metanet import train as loop
 from metanet.checkpoint import State, restore, save
 from metanet.dataset import Dataset
-from metanet.train import schedule, settings_of, train
+from metanet.learning import schedule
+from metanet.train import settings_of, train
 
 GNN = ("model=gnn", "model.width=8", "model.edge_width=4", "model.depth=1", "model.token_width=8", "model.mixing=1")
 SANE = ("model=sane", "model.width=8", "model.heads=2", "model.depth=1", "model.latent=8", "model.window=16")
@@ -94,7 +95,7 @@ def test_a_budget_in_seconds_ends_the_training_at_a_learning_rate_of_zero(config
 def test_the_same_command_on_a_finished_run_trains_nothing(config_of, monkeypatch, capsys):
     config = config_of("model=majority")
     score = train(config, "majority")
-    monkeypatch.setattr(loop, "finish", None)
+    monkeypatch.setattr("metanet.train.finish", None)
     assert train(config, "majority") == score
     assert "finished already, validation score" in capsys.readouterr().out
     monkeypatch.undo()
