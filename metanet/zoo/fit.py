@@ -1,8 +1,9 @@
 """Trains one group of nets as one program, and hands over a snapshot at each step that asks for one.
 
-A net here equals, to rounding, the same net trained alone by an ordinary loop around torch.optim; tests/zoo/test_fit.py
-has that loop. All that is random about a net (first weights, order of images, augmentation, dropout) is a function of
-(seed, net, purpose, step). No reduction runs across nets, so a net that diverges leaves its neighbours bit-identical.
+A net here equals, to rounding, the same net trained alone by an ordinary loop around torch.optim, which is
+tests/zoo/plain_loop.py. All that is random about a net (first weights, order of images, augmentation, dropout) is a
+function of (seed, net, purpose, step). No reduction runs across nets, so a net that diverges leaves its neighbours
+bit-identical.
 """
 
 from __future__ import annotations

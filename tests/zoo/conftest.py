@@ -1,12 +1,14 @@
 """Zoos and specs that the tests of making and reading them share."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
 
 import metanet
 from metanet.zoo.executors import local
+from metanet.zoo.images import Images, load
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
 from tests.zoo.making import Killed
@@ -42,3 +44,17 @@ def unfinished(tmp_path, tiny_spec, monkeypatch):
 def copy(tiny_zoo, tmp_path):
     """A zoo of which a test may break files."""
     return metanet.open_zoo(shutil.copytree(tiny_zoo.path, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, Images]:
+    """Two sets of different size, which the nets of a group share."""
+    digits = load("digits", shape=(1, 8, 8))
+    negative = replace(
+        digits,
+        name="negative",
+        train=255 - digits.train,
+        test=255 - digits.test[:30],
+        test_labels=digits.test_labels[:30],
+    )
+    return {"digits": digits, "negative": negative}

@@ -40,97 +40,19 @@ class Disk:
 
         `at_end` is called in the place of operation number `end`; before that, a write puts half of its bytes.
         """
-        real, opened, inside = {**vars(os)}, dict[int, Path](), 0
+        calls = Calls(self, end, at_end)
+        for act in (calls.open, calls.close, calls.write, calls.fsync, calls.fchmod):
+            setattr(os, act.__name__, calls.watched(act))
+        for act in (calls.truncate, calls.replace, calls.link, calls.unlink, calls.mkdir):
+            setattr(os, act.__name__, calls.watched(act))
+        sys.addaudithook(calls.refuse)
 
-        def operation(name: str, path: Path) -> None:
-            if len(self.operations) == end:
-                at_end()
-            self.operations.append((name, path.relative_to(self.root)))
-
-        def watched(act: Callable[..., Any]) -> Callable[..., Any]:
-            def call(first: Any, *others: Any, **options: Any) -> Any:
-                nonlocal inside
-                path = opened.get(first) if isinstance(first, int) else Path(first)
-                if path is None or self.root not in (path, *path.parents):
-                    return real[act.__name__](first, *others, **options)
-                inside += 1
-                try:
-                    return act(first, *others, **options)
-                finally:
-                    inside -= 1
-
-            return call
-
-        def open(path: Any, flags: int, *mode: int) -> int:
-            new = bool(flags & os.O_CREAT) and not Path(path).exists()
-            if new:
-                operation("open", Path(path))
-            descriptor = real["open"](path, flags, *mode)
-            opened[descriptor] = Path(path)
-            if new:
-                self._name(Path(path))
-            return descriptor
-
-        def close(descriptor: int) -> None:
-            del opened[descriptor]
-            real["close"](descriptor)
-
-        def write(descriptor: int, data: Any) -> int:
-            if len(self.operations) == end:
-                real["write"](descriptor, data[: len(data) // 2])
-            operation("write", opened[descriptor])
-            return real["write"](descriptor, data)
-
-        def fsync(descriptor: int) -> None:
-            operation("fsync", opened[descriptor])
-            self._sync(opened[descriptor])
-
-        def fchmod(descriptor: int, mode: int) -> None:
-            operation("fchmod", opened[descriptor])
-            real["fchmod"](descriptor, mode)
-
-        def truncate(descriptor: int, length: int) -> None:
-            operation("truncate", opened[descriptor])
-            real["truncate"](descriptor, length)
-
-        def replace(source: Any, target: Any) -> None:
-            operation("replace", Path(target))
-            real["replace"](source, target)
-            self.shown[Path(target)] = self.shown.pop(Path(source))
-
-        def link(source: Any, target: Any) -> None:
-            operation("link", Path(target))
-            real["link"](source, target)
-            self.shown[Path(target)] = self.shown[Path(source)]
-
-        def unlink(path: Any) -> None:
-            operation("unlink", Path(path))
-            real["unlink"](path)
-            del self.shown[Path(path)]
-
-        def mkdir(path: Any, *mode: int) -> None:
-            operation("mkdir", Path(path))
-            real["mkdir"](path, *mode)
-            self.folders.add(self._name(Path(path)))
-
-        def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-            if event not in CHANGES or inside or (event == "open" and not (arguments[2] or 0) & WRITES):
-                return
-            for path in arguments:
-                if isinstance(path, str | Path) and self.root in Path(path).parents:
-                    print(f"{event} {arguments} went past the watched calls", file=sys.stderr, flush=True)
-                    os._exit(1)
-
-        for act in (open, close, write, fsync, fchmod, truncate, replace, link, unlink, mkdir):
-            setattr(os, act.__name__, watched(act))
-        sys.addaudithook(refuse)
-
-    def _name(self, path: Path) -> int:
+    def name(self, path: Path) -> int:
         self.count += 1
         self.shown[path] = self.count
         return self.count
 
-    def _sync(self, path: Path) -> None:
+    def sync(self, path: Path) -> None:
         if not path.is_dir():
             if self.syncs_files:
                 self.synced[self.shown[path]] = path.read_bytes()
@@ -159,3 +81,94 @@ class Disk:
                 now = shown[number].read_bytes()
                 data = now[: draw.randint(0, len(now))]
             target.write_bytes(data)
+
+
+class Calls:
+    """The calls of `os` that a disk watches, each under its own name."""
+
+    def __init__(self, disk: Disk, end: int | None, at_end: Callable[[], None]):
+        self.disk, self.end, self.at_end = disk, end, at_end
+        self.real = {**vars(os)}
+        self.opened: dict[int, Path] = {}
+        self.inside = 0
+
+    def watched(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        """`act` for paths and descriptors below the root, the real call for all others."""
+
+        def call(first: Any, *others: Any, **options: Any) -> Any:
+            path = self.opened.get(first) if isinstance(first, int) else Path(first)
+            if path is None or self.disk.root not in (path, *path.parents):
+                return self.real[act.__name__](first, *others, **options)
+            self.inside += 1
+            try:
+                return act(first, *others, **options)
+            finally:
+                self.inside -= 1
+
+        return call
+
+    def refuse(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """The audit hook: ends the process where something changes the disk by another way."""
+        if event not in CHANGES or self.inside or (event == "open" and not (arguments[2] or 0) & WRITES):
+            return
+        for path in arguments:
+            if isinstance(path, str | Path) and self.disk.root in Path(path).parents:
+                print(f"{event} {arguments} went past the watched calls", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def _operation(self, name: str, path: Path) -> None:
+        if len(self.disk.operations) == self.end:
+            self.at_end()
+        self.disk.operations.append((name, path.relative_to(self.disk.root)))
+
+    def open(self, path: Any, flags: int, *mode: int) -> int:
+        new = bool(flags & os.O_CREAT) and not Path(path).exists()
+        if new:
+            self._operation("open", Path(path))
+        descriptor = self.real["open"](path, flags, *mode)
+        self.opened[descriptor] = Path(path)
+        if new:
+            self.disk.name(Path(path))
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        del self.opened[descriptor]
+        self.real["close"](descriptor)
+
+    def write(self, descriptor: int, data: Any) -> int:
+        if len(self.disk.operations) == self.end:
+            self.real["write"](descriptor, data[: len(data) // 2])
+        self._operation("write", self.opened[descriptor])
+        return self.real["write"](descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        self._operation("fsync", self.opened[descriptor])
+        self.disk.sync(self.opened[descriptor])
+
+    def fchmod(self, descriptor: int, mode: int) -> None:
+        self._operation("fchmod", self.opened[descriptor])
+        self.real["fchmod"](descriptor, mode)
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        self._operation("truncate", self.opened[descriptor])
+        self.real["truncate"](descriptor, length)
+
+    def replace(self, source: Any, target: Any) -> None:
+        self._operation("replace", Path(target))
+        self.real["replace"](source, target)
+        self.disk.shown[Path(target)] = self.disk.shown.pop(Path(source))
+
+    def link(self, source: Any, target: Any) -> None:
+        self._operation("link", Path(target))
+        self.real["link"](source, target)
+        self.disk.shown[Path(target)] = self.disk.shown[Path(source)]
+
+    def unlink(self, path: Any) -> None:
+        self._operation("unlink", Path(path))
+        self.real["unlink"](path)
+        del self.disk.shown[Path(path)]
+
+    def mkdir(self, path: Any, *mode: int) -> None:
+        self._operation("mkdir", Path(path))
+        self.real["mkdir"](path, *mode)
+        self.disk.folders.add(self.disk.name(Path(path)))

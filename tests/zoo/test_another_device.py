@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_fit import CNN, MLP, SEED, group
 from torch import Tensor
 
 from metanet.zoo.fit import Training
 from metanet.zoo.images import load
+from tests.zoo.plain_loop import CNN, MLP, SEED, group
 
 CHANGES: list[dict[str, Any]] = [
     {"optimizer": "adam", "augmentation": True},

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_fit import SEED, group
 
 from metanet.zoo.fit import Training
 from metanet.zoo.images import load
 from metanet.zoo.replay import Replay
+from tests.zoo.plain_loop import SEED, group
 
 MIXED = [{"dropout": 0.3}, {"activation": "tanh", "optimizer": "sgd"}, {"augmentation": True, "label_noise": 0.2}]
 
