@@ -117,7 +117,10 @@ def _parts(terms: Sequence[_Term], letters: str) -> tuple[dict[str, list[Sub]], 
 def _decide(call: Call, terms: Sequence[_Term]) -> None:
     """What is undecided has nodes where the other operands have them."""
     known = [term for term in terms if draft_of(term.value).undecided is None]
-    nodes = {sub for term in known for sub, dim in term.dims.items() if term.value.is_node(dim)}
+    if not known or all(term.fixed for term in known):  # parameters alone
+        for term in terms:
+            call.guess(term.value)
+    nodes = {sub for term in terms for sub, dim in term.dims.items() if term.value.is_node(dim)}
     for term in terms:
         call.decide(term.value, [dim.axis for sub, dim in term.dims.items() if sub in nodes])
 

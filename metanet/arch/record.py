@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metanet.arch.axes import Axis, fixed, merge, renumber, select, unify
+from metanet.arch.axes import Axis, fixed, free, merge, renumber, select, unify
 from metanet.arch.certificate import Equation, Scope
 from metanet.arch.layout import REPEAT, Dim, expand, extent, numbers, row_major, whole
 from metanet.arch.template import Block, Link, Operation
@@ -48,6 +48,7 @@ class Record:
     equations: list[Equation] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
     parameters: dict[str, SpaceDraft] = field(default_factory=dict)  # spaces of entries that are used like inputs
+    decided: dict[str, tuple[int, ...]] = field(default_factory=dict)  # which of their axes are nodes
 
     def constant(self) -> SpaceDraft:
         """The space of the number one, from which the parameters that are used like inputs are drawn."""
@@ -157,14 +158,22 @@ class Call:
         if not isinstance(draft, SpaceDraft) or draft.undecided is None:
             return
         sizes, draft.undecided = draft.undecided, None
-        draft.nodes = tuple(sorted(set(axes)))
+        known = self.record.decided.get(draft.name, ())
+        draft.nodes = tuple(sorted({*axes, *known}))
         if draft.entry is None:
             draft.type = fixed(math.prod(sizes[axis] for axis in draft.nodes))
             return
+        self.record.decided[draft.name] = draft.nodes  # other spaces of the same parameter agree
         types = [draft.entry.types[axis] for axis in draft.nodes]
         self.pin(*(draft.entry.types[axis] for axis in range(len(sizes)) if axis not in draft.nodes))
         draft.type = merge(types) if types else fixed(1)
         self._parameter_block(draft, sizes)
+
+    def guess(self, value: Value) -> None:
+        """Decides on a home that no other operand has decided on: a weight has nodes on its first two axes."""
+        draft = draft_of(value)
+        weight = draft.undecided is not None and draft.entry is not None and len(draft.undecided) > 1
+        self.decide(value, [0, 1] if weight else [])
 
     def _parameter_block(self, draft: SpaceDraft, sizes: tuple[int, ...]) -> None:
         """The edges from the constant node to a parameter that is used like an input; its positions are taps."""
@@ -305,8 +314,7 @@ class Call:
             again = replace(draft, operations=list(draft.operations))
             self.record.spaces.append(again)
             return replace(value, home=again, shared=False)
-        if draft.undecided is not None:
-            raise self.unsupported("a network input that several operators read must be read by a layer first")
+        self.decide(value, [])  # of a network input, which is fixed in any case
         copy = self.written(draft.type, value.sizes, value.nodes)
         self.link("identity", value, copy)
         return replace(copy, axes=value.axes, starts=value.starts)
@@ -333,7 +341,7 @@ class Call:
     def turned(self, value: Value, axes: Sequence[int]) -> Value:
         """The value in a space with nodes on `axes` alone: positions there become nodes, nodes elsewhere positions.
 
-        Nodes that become positions are fixed from then on, in their own space too.
+        Nodes that become positions do not move from then on, but for what they share with the nodes that stay.
         """
         if any(dim.axis == REPEAT for axis in axes for dim in value.axes[axis]):
             value = self.copied(value)
@@ -345,9 +353,10 @@ class Call:
         self.chosen(value)
         mine = select(draft_of(value).type, value.node_numbers(nodes + laid, _sizes(nodes + laid)).reshape(-1))
         self.scope(mine)
-        if laid:
-            self.pin(mine)
-            mine = fixed(math.prod(_sizes(nodes)))
+        if laid:  # what is left moves with all of its new positions at once
+            kept = free(math.prod(_sizes(nodes)))
+            self.equate(mine, merge([kept, fixed(math.prod(_sizes(laid)))]))
+            mine = kept
         places = np.arange(math.prod(_sizes(dims))).reshape(_sizes(dims))
         to = places.transpose([dims.index(dim) for dim in nodes + taps]).reshape(-1)
         turned = self.written(renumber(merge([mine, fixed(math.prod(_sizes(taps)))]), to), value.shape, tuple(axes))
@@ -389,11 +398,10 @@ class Call:
         return self.copied(value)
 
     def ranked(self, value: Value, axes: Sequence[int]) -> tuple[Value, tuple[int, ...]]:
-        """The value, settled if need be, and which of its home's positions lie on its `axes`."""
-        dims = [dim for axis in axes for dim in value.axes[axis]]
-        if any((dim.stride, dim.size) != (1, value.sizes[dim.axis]) for dim in dims):
+        """The value, settled if need be, and which of its home's positions lie on its `axes`, nodes aside."""
+        if any((d.stride, d.size) != (1, value.sizes[d.axis]) for axis in axes for d in value.axes[axis]):
             value = self.settled(value)
-            dims = [dim for axis in axes for dim in value.axes[axis]]
+        dims = [dim for axis in axes for dim in value.axes[axis] if not value.is_node(dim)]
         return value, tuple(value.positions.index(dim.axis) for dim in dims)
 
     def copied(self, value: Value) -> Value:

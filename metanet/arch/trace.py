@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from metanet.arch.axes import factors_of
 from metanet.arch.certificate import certify, orbits
@@ -30,7 +31,7 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
 
     Raises:
         UnsupportedOperator: an operator without a rule, or used in a way that its rule does not know.
-        ValueError: a parameter or buffer that no operator reads, or a module that torch cannot export.
+        ValueError: a module that torch cannot export, or one that reads a parameter behind the exporter's back.
     """
     state = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
     tied = _tied(state)
@@ -39,14 +40,12 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
     record, entries = walk.record, {name: value for name, value in walk.entries.items() if name not in tied}
     steps = [step.part.name for step in record.steps if isinstance(step.part, Block)]
     read = {*steps}.union(*(draft.vectors.values() for draft in record.spaces))
-    if unread := sorted(entries.keys() - read):
-        raise ValueError(
-            f"{type(module).__name__}: no operator reads {', '.join(unread)} in eval mode, so the graph would not hold "
-            "them. Remove them from the module, or trace the part of it that uses them."
-        )
     if not steps:
         raise ValueError(f"{type(module).__name__} has no weight tensor, so there is nothing to make a graph of.")
-    certify(record.equations, record.scopes)
+    if unread := sorted(entries.keys() - read):
+        _check_unread(module, example_inputs, unread)
+        walk.keep(unread)
+    certify(record.equations, walk.scopes())
     number = {id(draft): place for place, draft in enumerate(record.spaces)}
     parts = [replace(part, source=number[id(a)], target=number[id(b)]) for part, a, b in record.steps]
     named = entries | {name: walk.entries[first] for name, first in tied.items()}
@@ -72,6 +71,27 @@ def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgr
                     f"{why.partition('. ')[0]}. Let it take and give tensors; in transformers that is use_cache=False."
                 )
             raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {why}") from error
+
+
+def _check_unread(module: nn.Module, example_inputs: tuple[Any, ...], names: list[str]) -> None:
+    """Parameters that no operator reads may be kept as they are if the module's outputs do not depend on them."""
+    known = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    saved = {name: known[name].detach().clone() for name in names}
+    with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = [one.clone() for one in tree_leaves(module(*example_inputs)) if isinstance(one, Tensor)]
+        try:
+            for name in names:
+                known[name].add_(1)
+            after = [one for one in tree_leaves(module(*example_inputs)) if isinstance(one, Tensor)]
+        finally:
+            for name, value in saved.items():
+                known[name].copy_(value)
+    if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True)):
+        raise ValueError(
+            f"{type(module).__name__}: no operator is seen to read {', '.join(names)}, but the outputs depend on them. "
+            "A tensor that the module holds outside of its parameters too is a constant to torch.export."
+        )
 
 
 def _tied(state: Mapping[str, Tensor]) -> dict[str, str]:

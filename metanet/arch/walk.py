@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.fx.node import map_arg
 
 from metanet.arch import rules
 from metanet.arch.axes import fixed, free
+from metanet.arch.certificate import Scope
 from metanet.arch.decompose import decomposed
 from metanet.arch.layout import whole
 from metanet.arch.record import Call, Record, UnsupportedOperator
@@ -48,8 +49,17 @@ class Walk:
             else:
                 self._compute(node, node, number)
         self._finish_outputs()
-        self.record.scopes.extend((draft.type,) for draft in self.record.spaces)
-        self.record.scopes.extend(value.home.types for value in self.entries.values() if isinstance(value.home, Entry))
+
+    def scopes(self) -> list[Scope]:
+        """The index spaces of the operators, of the spaces and of the entries."""
+        entries = [value.home.types for value in self.entries.values() if isinstance(value.home, Entry)]
+        return [*self.record.scopes, *((draft.type,) for draft in self.record.spaces), *entries]
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Gives parameters that nothing reads a space each, so that the graph holds them; nothing moves in them."""
+        call = Call("unread", "", "", {}, (), self.record)
+        for name in names:
+            call.decide(call.active(self.entries[name]), [])
 
     def _compute(self, node: Node, origin: Node, number: int) -> None:
         """The value of a node; `origin` is the node of the exported graph that it belongs to."""

@@ -108,6 +108,23 @@ PAIRS = {
         lambda net, x: net.layers[1](F.layer_norm(x.mT, (7,)).mT),
         lambda net, x: net.layers[1](F.layer_norm(x, (6,), eps=1e-2)),
     ),
+    "windows": ways(
+        using(partial(nn.Conv2d, 4, 4, 1)),
+        lambda net, x: net.layers[0](x.unfold(3, 3, 1).sum(-1)),
+        lambda net, x: net.layers[0](x.unfold(3, 3, 2).sum(-1)),
+        lambda net, x: net.layers[0](x.unfold(3, 2, 1).sum(-1)),
+        lambda net, x: net.layers[0](x.unfold(2, 3, 1).sum(-1)),
+        lambda net, x: net.layers[0](x.unfold(2, 3, 1).amax(-1)),
+    ),
+    "place of a computed kernel": ways(
+        using(partial(nn.Conv2d, 4, 4, 3, bias=False)),
+        lambda net, x: F.conv2d(x, net.layers[0].get_parameter("weight").tanh()),
+        lambda net, x: F.conv2d(x, net.layers[0].get_parameter("weight").tanh(), stride=2),
+        lambda net, x: F.conv2d(x, net.layers[0].get_parameter("weight").tanh(), padding=1),
+        lambda net, x: F.conv2d(x, net.layers[0].get_parameter("weight").tanh(), dilation=2),
+        lambda net, x: F.conv2d(x, net.layers[0].get_parameter("weight").tanh().mT),
+        lambda net, x: F.conv2d(x, net.layers[0].get_parameter("weight").tanh().transpose(0, 1)),
+    ),
     "relation and its sides": ways(
         ONE,
         lambda net, x: net.layers[0](x) * (x > 0.1),

@@ -14,6 +14,7 @@ import metanet
 from metanet.arch.check import check_symmetry
 from metanet.arch.template import Operation, Template
 from metanet.arch.trace import UnsupportedOperator, trace
+from metanet.views.graph import state_dict_of
 from metanet.zoo import nets
 
 NWS = {"family": "nws_cnn", "filter_size": 3, "conv_depth": 3, "dense_depth": 2, "conv_width": 4, "dense_width": 8}
@@ -219,11 +220,28 @@ def test_an_operator_without_a_rule_is_named_with_its_place_and_what_to_do():
     assert "docs/add-a-layer.md" in str(error.value)
 
 
-def test_a_parameter_that_nothing_reads_is_refused():
+def test_a_parameter_that_nothing_reads_is_in_the_graph_and_stays_as_it_is():
     net = conv_net(nn.ReLU())
-    net.register_parameter("spare", nn.Parameter(torch.zeros(3)))
-    with pytest.raises(ValueError, match=r"no operator reads spare in eval mode"):
-        trace(net, IMAGES)
+    net.register_parameter("spare", nn.Parameter(torch.randn(3, 2)))
+    template, spare = trace(net, IMAGES), net.get_parameter("spare").clone()
+    assert template.coverage() == 1
+    assert template.symmetry.axes["spare"] == ((), ())
+    assert torch.equal(state_dict_of(template, template.graph(net.state_dict()))["spare"], spare)
+    assert torch.equal(net.get_parameter("spare"), spare)
+
+
+def test_a_parameter_that_the_exporter_takes_for_a_constant_is_refused():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.gain = nn.Linear(3, 4), nn.Parameter(torch.ones(()))
+            self.gains = [self.gain]
+
+        def forward(self, x):
+            return self.layer(x) * self.gains[0]
+
+    with pytest.raises(ValueError, match=r"Hidden: no operator is seen to read gain, but the outputs depend on them"):
+        trace(Hidden(), torch.ones(2, 3))
 
 
 class Tied(nn.Module):

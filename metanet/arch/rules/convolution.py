@@ -4,12 +4,15 @@ The inputs of a convolution in groups are groups x members; each group has a per
 """
 
 import math
+from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from metanet.arch.axes import Axis, Factor, axis
 from metanet.arch.layout import Dim, extent
 from metanet.arch.record import Call
+from metanet.arch.rules.arithmetic import join
+from metanet.arch.rules.windows import convolved
 from metanet.arch.template import Block
 from metanet.arch.value import Value
 
@@ -17,8 +20,16 @@ LETTERS = "hwd"
 
 
 def convolution(call: Call) -> Value:
-    """aten.convNd(input [nets, in, *grid], weight [out, in / groups, *kernel], bias [out] | None, ...)."""
-    weight, groups = call.entry("weight"), call["groups"]
+    """aten.convNd(input [nets, in, *grid], weight [out, in / groups, *kernel], bias [out] | None, ...).
+
+    A kernel that is computed (weight norm, standardised weights, hypernetworks) is multiplied with windows of the grid.
+    """
+    weight, groups = call["weight"], call["groups"]
+    if not _is_kernel(weight):
+        padding = _padding(call["padding"], weight.shape[2:], call["dilation"])
+        y, bias = convolved(call, call.activation("input"), weight, padding), call["bias"]
+        per_channel = bias and replace(call.entry("bias"), axes=(bias.axes[0], *[()] * (len(y.axes) - 2)))
+        return join(call, "add", y, per_channel) if bias else y
     x = _read(call)
     into, out, inner = call.channels(x, 1), call.axis(weight, 0), call.axis(weight, 1)
     if groups > 1:
@@ -31,6 +42,13 @@ def convolution(call: Call) -> Value:
         call.equate(into, inner)
     letters = " ".join(LETTERS[: len(weight.shape) - 2])
     return _written(call, x, out, inner, "conv", f"o i {letters} -> o i ({letters})", {}, ())
+
+
+def _is_kernel(weight: Value | Tensor) -> bool:
+    """Whether it is a parameter, or a range of each of its axes."""
+    if not isinstance(weight, Value) or weight.entry is None:
+        return False
+    return all(row in ((Dim(axis, 1, extent(row)),), ()) for axis, row in enumerate(weight.axes))
 
 
 def transposed(call: Call) -> Value:

@@ -102,6 +102,14 @@ def index_select(call: Call) -> Value:
     return chosen(call, call["self"], call["dim"] % len(call["self"].axes), call["index"])
 
 
+def gather(call: Call) -> Tensor:
+    """aten.gather(self, dim, index) of a constant whose numbers are all one."""
+    source = call["self"]
+    if not isinstance(source, Tensor) or bool((source != source.reshape(-1)[0]).any()):
+        raise call.unsupported("there is no rule for places that the input chooses")
+    return torch.full(call.shape, source.reshape(-1)[0].item(), dtype=source.dtype)
+
+
 class _Words(nn.Module):
     """Places as words, whose vectors are added."""
 
@@ -114,7 +122,12 @@ class _Words(nn.Module):
         return x + self.head(self.table(places)).mT
 
 
-RULES = {"aten.embedding": embedding, "aten.index": index, "aten.index_select": index_select}
+RULES = {
+    "aten.embedding": embedding,
+    "aten.gather": gather,
+    "aten.index": index,
+    "aten.index_select": index_select,
+}
 OPERATIONS = {"gather": ("axes", "table")}
 LINKS = ("one_hot",)
 EXAMPLES = {
@@ -123,5 +136,6 @@ EXAMPLES = {
         (4, 5),
         lambda: lambda x: x[:, :, torch.tensor([[4, 0], [1, 0]])],
     ),
+    "aten.gather": ((4, 5), lambda: lambda x: x + torch.ones(2, 9).gather(1, x[:, 0].bool().long())[:, None]),
     "aten.index_select": ((4, 5), lambda: lambda x: x.index_select(2, torch.tensor([4, 0, 1]))),
 }

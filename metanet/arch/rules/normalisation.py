@@ -17,10 +17,24 @@ STATISTICS = {"running_mean": "mean", "running_var": "variance"}
 
 def batch_norm(call: Call) -> Value:
     """aten.batch_norm(input [nets, channels, *grid], weight, bias, running_mean, running_var, training, ..., eps)."""
+    if call["training"] and call["input"].shape[0] == 1:
+        return _by_itself(call)
     x = call.alone(call.activation("input"), 1)
     if call["training"]:
         raise call.unsupported("it normalises by its batch in eval mode too (track_running_stats=False)")
     return call.operate(_affine(call, x, 1, AFFINE | STATISTICS), "batch_norm", eps=call["eps"])
+
+
+def _by_itself(call: Call) -> Value:
+    """A batch norm of a single sample by its own statistics, as weights are standardised: every channel by itself."""
+    x = call.activation("input")
+    call.guess(x)
+    y = _over(call, "layer_norm", x, range(2, len(x.axes)), call["eps"])
+    entries = [(kind, call[name]) for name, kind in (("weight", "mul"), ("bias", "add")) if call[name] is not None]
+    letters = "abcdefgh"[: len(y.axes)]
+    for kind, entry in entries:
+        y = combine(call, [kind, kind], [y, entry], [letters, letters[1]], letters)
+    return y
 
 
 def instance_norm(call: Call) -> Value:
@@ -71,22 +85,25 @@ def _over_channels(call: Call, kind: str, roles: Mapping[str, str], eps: float) 
     x, rank = call.activation("input"), len(call["normalized_shape"])
     over = range(len(x.axes) - rank, len(x.axes))
     call.decide(x, [dim.axis for dim in x.axes[max(over[0], 1)] if dim.size == x.sizes[dim.axis]])
+    if rank == 1 and x.carries(-1) and not any(x.carries(k) for k in range(over[0])):
+        call.scope()
+        return call.operate(_affine(call, x, over[0], roles), kind, eps=eps)
+    return _affine_of_members(call, _over(call, kind, x, over, eps), roles)
+
+
+def _over(call: Call, kind: str, x: Value, over: Sequence[int], eps: float) -> Value:
+    """The value after a norm over the last axes, where nodes may stand on others as well."""
     if any(x.carries(k) for k in range(over[0])) and any(x.carries(k) for k in over):
         x = within(call, x, over)
-        mixed = any(not x.is_node(dim) for k in over for dim in x.axes[k])
-        return _affine_of_members(
-            call, _over_grid(call, kind, x, over, eps) if mixed else call.operate(x, kind, eps=eps), roles
-        )
-    if rank > 1 or not x.carries(over[0]):
-        return _affine_of_members(call, _over_grid(call, kind, x, over, eps), roles)
-    call.scope()
-    return call.operate(_affine(call, x, over[0], roles), kind, eps=eps)
+        if all(x.is_node(dim) for k in over for dim in x.axes[k]):
+            return call.operate(x, kind, eps=eps)
+    return _over_grid(call, kind, x, over, eps)
 
 
 def _over_grid(call: Call, kind: str, x: Value, over: Sequence[int], eps: float) -> Value:
     """The value after a norm over positions, and over channels if they stand on these axes."""
     channels = any(x.carries(axis) for axis in over)
-    x, ranks = call.ranked(call.settled(x), [axis for axis in over if not x.carries(axis)])
+    x, ranks = call.ranked(x, over)
     if channels:
         call.scope()
     return call.operate(x, f"{kind}_over", axes=ranks, channels=channels, eps=eps)

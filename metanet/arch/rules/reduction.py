@@ -74,12 +74,11 @@ def _axes(x: Value, dims: Sequence[int] | int | None) -> list[int]:
 
 def reduced(call: Call, x: Value, over: Sequence[int], kind: str, keep: bool) -> Value:
     """The value without the axes `over`, or with axes of size 1 in their place."""
-    if not any(x.carries(axis) for axis in range(len(x.axes))):  # a network input that nothing has decided on
-        call.decide(x, [])
+    call.guess(x)
     nodes = [axis for axis in over if x.carries(axis)]
     positions = [axis for axis in over if not x.carries(axis) and x.shape[axis] > 1]
     if kind == "var" and nodes and positions:
-        raise call.unsupported("there is a rule for the variance over channels or over positions, not over both")
+        return _variance(call, x, over, keep)
     if positions:
         x = _over_positions(call, x, positions, kind)
     if nodes:
@@ -92,6 +91,14 @@ def reduced(call: Call, x: Value, over: Sequence[int], kind: str, keep: bool) ->
     if keep:
         return x
     return _with(x, tuple(row for axis, row in enumerate(x.axes) if axis not in over))
+
+
+def _variance(call: Call, x: Value, over: Sequence[int], keep: bool) -> Value:
+    """The mean of the squares of what x differs from its mean."""
+    x = replace(x, shared=True)
+    mean = call.operate(reduced(call, x, over, "mean", keep=True), "mul", value=-1)
+    centred = combine(call, ["add", "add"], [x, mean])
+    return reduced(call, call.operate(centred, "square"), over, "mean", keep)
 
 
 def _over_positions(call: Call, x: Value, positions: Sequence[int], kind: str) -> Value:

@@ -1,0 +1,85 @@
+"""Windows of the grid as positions of their own: unfolding, and convolutions with kernels that are computed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from metanet.arch import layout
+from metanet.arch.combine import combine
+from metanet.arch.record import Call, Example, Rule
+from metanet.arch.value import Value
+
+
+def windows(
+    call: Call, x: Value, axes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Value:
+    """The windows along `axes`: these axes count them, and new axes behind all others are the places in a window."""
+    x = call.settled(x)
+    spans = [step * (size - 1) + 1 for step, size in zip(dilation, kernel, strict=True)]
+    counts = {axis: (x.shape[axis] - span) // step + 1 for axis, span, step in zip(axes, spans, stride, strict=True)}
+    x, ranks = call.ranked(x, axes)
+    y = call.operate(x, "unfold", axes=ranks, kernel=tuple(kernel), stride=tuple(stride), dilation=tuple(dilation))
+    nodes = tuple(axis for axis in range(len(x.axes)) if x.carries(axis))
+    sizes = (*(counts.get(axis, size) for axis, size in enumerate(x.shape)), *kernel)
+    return replace(y, sizes=sizes, axes=layout.whole(sizes), starts=(0,) * len(sizes), written=nodes)
+
+
+def padded(call: Call, x: Value, padding: Sequence[int]) -> Value:
+    """The value with zeros before and after its last axes, (before, after) for each of them."""
+    if not any(padding):
+        return x
+    x = call.settled(x)
+    rank = len(padding) // 2
+    grid = x.positions[1:]
+    before, after = ((0,) * (len(grid) - rank) + tuple(padding[side::2]) for side in (0, 1))
+    y = call.operate(x, "pad", before=before, after=after, value=0.0)
+    first = len(x.shape) - rank
+    sizes = [*x.shape[:first], *(x.shape[first + k] + sum(padding[2 * k : 2 * k + 2]) for k in range(rank))]
+    nodes = tuple(axis for axis in range(len(x.axes)) if x.carries(axis))
+    return replace(y, sizes=tuple(sizes), axes=layout.whole(sizes), starts=(0,) * len(sizes), written=nodes)
+
+
+def unfold(call: Call) -> Value:
+    """aten.unfold(self, dimension, size, step)."""
+    x = call.activation("self")
+    axis = call["dimension"] % len(x.axes)
+    call.decide(x, [] if len(x.axes) < 3 else [dim.axis for dim in x.axes[1 if axis > 1 else 2]])
+    if x.carries(axis):
+        raise call.unsupported("there is a rule for windows of positions only, not of channels")
+    return windows(call, x, [axis], [call["size"]], [call["step"]], [1])
+
+
+def im2col(call: Call) -> Value:
+    """aten.im2col(self, kernel_size, dilation, padding, stride): channels x places in the window, windows."""
+    x = call.alone(call.activation("self"), 1)
+    x = padded(call, x, [side for each in call["padding"] for side in (each, each)])
+    y = windows(call, x, [2, 3], call["kernel_size"], call["stride"], call["dilation"])
+    samples, channels, rows, columns, *places = y.axes
+    return replace(y, axes=(samples, channels + places[0] + places[1], rows + columns))
+
+
+def convolved(call: Call, x: Value, kernel: Value | Tensor, padding: Sequence[int]) -> Value:
+    """A convolution by a kernel [out, in / groups, *size] that is computed: a product of its numbers with windows."""
+    groups, size = call["groups"], kernel.shape[2:]
+    x = padded(call, call.alone(x, 1), padding)
+    seen = windows(call, x, range(2, 2 + len(size)), size, call["stride"], call["dilation"])
+    if isinstance(kernel, Tensor):
+        kernel = call.active(kernel)
+    kernel = replace(kernel, axes=layout.reshape(kernel.axes, (groups, kernel.shape[0] // groups, *kernel.shape[1:])))
+    shape = seen.shape
+    seen = replace(seen, axes=layout.reshape(seen.axes, (shape[0], groups, shape[1] // groups, *shape[2:])))
+    grid, places = "xyz"[: len(size)], "uvw"[: len(size)]
+    letters = [f"ngi{grid}{places}", f"goi{places}"]
+    y = combine(call, ["matmul", "matmul_right"], [seen, kernel], letters, f"ngo{grid}")
+    return replace(y, axes=(y.axes[0], y.axes[1] + y.axes[2], *y.axes[3:]))
+
+
+RULES: dict[str, Rule] = {"aten.unfold": unfold, "aten.im2col": im2col}
+OPERATIONS = {"unfold": ("axes", "kernel", "stride", "dilation")}
+LINKS = ()
+EXAMPLES: dict[str, Example] = {
+    "aten.unfold": ((4, 7), lambda: lambda x: x.unfold(2, 3, 2)),
+    "aten.im2col": ((4, 5, 4), lambda: lambda x: F.unfold(x, (2, 3), padding=1, stride=2)),
+}
