@@ -31,7 +31,7 @@ class Options:
     input: list[int] | None = field(default=None, metadata={"help": "with module: [1,channels,height,width]"})
     labels: str | None = field(
         default=None,
-        metadata={"help": "huggingface, onnx, state_dicts, table, inr, wild_park: the table beside the files"},
+        metadata={"help": "huggingface, keras, onnx, state_dicts, table, inr, wild_park: the table beside the files"},
     )
     omega: int | None = field(default=None, metadata={"help": "inr: the factor before every sine (30)"})
 

@@ -19,6 +19,7 @@ from metanet.exporters.huggingface import put_weights
 from metanet.zoo import nets
 from tests.importers import (
     foreign,
+    keras_written,
     onnx_graphs,
     test_inr,
     test_model_zoos,
@@ -113,6 +114,15 @@ def _table_of_own(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "nets.parquet", compression="none")
 
 
+def _keras(folder: Path) -> None:
+    """A file of each container."""
+    layers = [keras_written.described("Dense", "d", {"units": 2, "batch_input_shape": [None, 3]})]
+    config, arrays = keras_written.sequential(layers), {"d": keras_written.integers([(3, 2), (2,)], 0)}
+    folder.mkdir()
+    keras_written.archive(folder / "a.keras", config, layers, arrays)
+    keras_written.legacy(folder / "b.h5", config, layers, arrays)
+
+
 def _model_zoos_dataset(folder: Path) -> None:
     """One run, in one part."""
     test_model_zoos_dataset.put(folder / "zoo.pt", test_model_zoos_dataset.divided(counts={"trainset": 1}))
@@ -149,6 +159,7 @@ def _huggingface(folder: Path) -> None:
 EXAMPLES = {
     "huggingface": Example(_huggingface, checked=(".bin",)),
     "inr": Example(_inr, checked=(".pth",)),
+    "keras": Example(_keras, checked=(".keras",)),
     "model_zoos": Example(_model_zoos, checked=("checkpoints",)),
     "model_zoos_dataset": Example(_model_zoos_dataset, checked=(".pt",)),
     "nws": Example(_nws),

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from metanet import report, runs
 from metanet.train import train
-from tests.importers import test_model_zoos_dataset, test_wild_park
+from tests.importers import keras_written, test_keras, test_model_zoos_dataset, test_wild_park
 from tests.scripts.test_import_zoo import GNN, run
 
 
@@ -25,7 +25,18 @@ def model_zoos_dataset(folder: Path) -> tuple[str, ...]:
     return ("format=model_zoos_dataset", f"path={folder}", "image_set=mnist")
 
 
-@pytest.mark.parametrize("make", [model_zoos_dataset, wild_park], ids=lambda make: make.__name__)
+def keras(folder: Path) -> tuple[str, ...]:
+    folder.mkdir()
+    lines = ["path,optimizer,learning_rate"]
+    for number in range(24):
+        layers, arrays, _ = test_keras.written(("flattened", "separable")[number % 2])
+        keras_written.archive(folder / f"{number}.keras", keras_written.sequential(layers), layers, arrays)
+        lines.append(f"{number}.keras,{('adam', 'sgd', 'sgd')[number % 3]},0.{number + 1}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return ("format=keras", f"path={folder}")
+
+
+@pytest.mark.parametrize("make", [keras, model_zoos_dataset, wild_park], ids=lambda make: make.__name__)
 def test_an_imported_zoo_goes_through_graphs_training_and_report(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -25,6 +25,7 @@ from metanet.importers.intake.arrays import Array
 
 READERS = {
     "containers": "metanet.importers.intake.containers:parse",
+    "keras": "metanet.importers.keras_files:parse",
     "model_zoos": "metanet.importers.intake.objects:model_zoos",
     "onnx": "metanet.importers.onnx_files:parse",
     "wild_park": "metanet.importers.intake.objects:wild_park",
