@@ -1,16 +1,16 @@
-"""Keras: .keras files, whole models in .h5, and .weights.h5 beside the JSON of their configuration; weights and
-architecture are in the files themselves.
+"""Keras: .keras files, whole models in .h5, and .weights.h5 beside the JSON of their configuration.
 
 A net becomes one of the family `program` (metanet/zoo/families/program.py), which needs no library to be opened. Its
 configuration is read as data, Sequential or Functional, in the manner of Keras 2 or 3; the kinds of layers are those of
 metanet/importers/keras_files/layers. A Lambda, a class or a function of somebody's own is code, and refused.
 NAME.weights.h5 holds weights alone: what model.to_json() gives has to lie beside it as NAME.json.
 
-Keras' layout becomes torch's: images [height, width, channels] are read as [channels, height, width], kernels
-[*kernel, in, out] as [out, in, *kernel], dense ones [in, out] as [out, in], and behind a flattened image their rows are
-put into torch's order. Padding "same" adds one more after than before where it is odd, averages leave padding out as in
-TensorFlow, and the eps of norms is the file's. Optimizer and random generators are left out and counted in
-`source.file`. Needs the package h5py: pip install metanet[keras].
+Keras' layout becomes torch's: images [height, width, channels] are read as [channels, height, width], and sequences
+[steps, channels] as [channels, steps] where a net has layers for grids of one axis; kernels [*kernel, in, out] become
+[out, in, *kernel], dense ones [in, out] become [out, in], and behind a flattened image their rows are put into torch's
+order. Padding "same" adds one more after than before where it is odd, averages leave padding out as in TensorFlow, and
+the eps of norms is the file's. Optimizer and random generators are left out and counted in `source.file`. Needs the
+package h5py: pip install metanet[keras].
 
 A table beside the files says how they were trained, as in format `state_dicts`.
 """

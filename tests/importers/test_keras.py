@@ -175,7 +175,7 @@ def zoo(source: Path, tmp_path: Path) -> Zoo:
 
 def computed(zoo: Zoo, where: str, x: np.ndarray) -> np.ndarray:
     (row,) = [row for row in zoo.manifest.to_pylist() if row["source.where"] == where]
-    given = torch.from_numpy(np.moveaxis(x, -1, 1) if x.ndim > 3 else x)
+    given = torch.from_numpy(np.moveaxis(x, -1, 1) if x.ndim > 3 or where.startswith("sequence") else x)
     with torch.no_grad():
         return zoo.module(row["net"], 0).double()(given).numpy()
 
@@ -196,6 +196,13 @@ def test_imported_nets_compute_what_keras_defines(zoo: Zoo, source: Path, tmp_pa
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=where)
     import_zoo("keras", source, tmp_path / "again" / "zoo")
     assert tree(zoo.path) == tree(tmp_path / "again" / "zoo")
+
+
+def test_words_of_an_example_are_those_that_the_net_knows(zoo: Zoo):
+    (arch,) = [row["arch"] for row in zoo.manifest.to_pylist() if row["source.where"] == "words.keras"]
+    words = zoo.example_input(arch)
+    assert (words.dtype, tuple(words.shape)) == (torch.int64, (2, 5))
+    assert 0 <= int(words.min()) <= int(words.max()) < 7
 
 
 def test_numbers_that_are_no_weights_are_counted(zoo: Zoo):

@@ -35,8 +35,8 @@ class Value:
 class Builder:
     """Collects a program, layer by layer."""
 
-    def __init__(self, where: str):
-        self.where = where
+    def __init__(self, grid_of_one: bool):
+        self._least = 2 if grid_of_one else 3  # axes of an input that is an image, or a sequence that is read like one
         self.tensors: dict[str, np.ndarray] = {}
         self._buffers: set[str] = set()
         self._constants: dict[str, dict[str, Any]] = {}
@@ -45,8 +45,8 @@ class Builder:
         self.made: set[str] = set()  # tensors that torch needs and Keras does not have
 
     def input(self, shape: Sequence[int], whole_numbers: bool) -> Value:
-        """What the net reads: an image or a volume with channels first."""
-        first = len(shape) > 2
+        """What the net reads: an image or a volume with channels first, and a sequence too where it is convolved."""
+        first = len(shape) >= self._least
         own = [shape[-1], *shape[:-1]] if first else list(shape)
         self._input = {"name": ".input", "shape": own, "dtype": "int64" if whole_numbers else "float32"}
         return Value(".input", tuple(shape), first)

@@ -42,7 +42,7 @@ def program(model: reading.Model, where: str) -> tuple[dict[str, Any], dict[str,
         _check(one, where)
     arrays = _arrays(model, described, where)
     nodes, outputs = _sequence(described) if kind == "Sequential" else _functional(config, described, where)
-    build = Builder(where)
+    build = Builder(grid_of_one=any(one["class_name"].endswith(("1D", "1DTranspose")) for one in described))
     values = _values(build, nodes, arrays, int(model.version.partition(".")[0] or 3), where)
     there = sum(array.size for own in arrays.values() for array in own)
     if build.from_file() != there:

@@ -106,6 +106,17 @@ def input_shape(arch: Arch) -> list[int]:
     return list(programs.parse(arch["program"])["input"]["shape"])
 
 
+def vocabulary(arch: Arch) -> int:
+    """How many words a net of whole numbers knows, by the embeddings that read its input; 0 where it reads others."""
+    program = programs.parse(arch["program"])
+    if program["input"]["dtype"] != "int64":
+        return 0
+    shapes = {**program["parameters"], **program["buffers"]}
+    readers = [step for step in program["steps"] if step["op"] == "embedding"]
+    read = [words for x, words in (step["inputs"] for step in readers) if x == program["input"]["name"]]
+    return min((shapes[words][0] for words in read if words in shapes), default=1)
+
+
 def layers(arch: Arch, activation: type[nn.Module], dropout: float) -> Layers:
     """The module as the only layer, called net."""
     yield LAYER, Program(programs.parse(arch["program"]))
