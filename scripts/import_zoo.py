@@ -8,7 +8,6 @@ Foreign files are read as if they were hostile: pickles as plain tensors or not 
 is left out stands in OUT/left_out.json. docs/import.md lists the formats, their files and their options.
 """
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,15 +33,17 @@ class Options:
         metadata={"help": "huggingface, keras, onnx, state_dicts, table, inr, wild_park: the table beside the files"},
     )
     omega: int | None = field(default=None, metadata={"help": "inr: the factor before every sine (30)"})
+    workers: int | None = field(
+        default=None, metadata={"help": "processes that parse checkpoints; as many as cores if left out"}
+    )
+    non_finite: str | None = field(
+        default=None, metadata={"help": "weights that are not finite: leave_out (if left out), refuse or keep"}
+    )
 
 
 def main(options: Options) -> None:
     chosen: dict[str, Any] = {name: value for name, value in vars(options).items() if value is not None}
-    try:
-        zoo = import_zoo(chosen.pop("format"), chosen.pop("path"), chosen.pop("out"), **chosen)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written, and the same command starts anew", file=sys.stderr)
-        sys.exit(130)
+    zoo = import_zoo(chosen.pop("format"), chosen.pop("path"), chosen.pop("out"), **chosen)
     runs, left_out = len(set(zoo.manifest["lineage"].to_pylist())), zoo.record["source"]["left_out"]
     told = f"; {left_out} left out, see {zoo.path / REPORT}" if left_out else ""
     print(f"{zoo.path}: {len(zoo)} snapshots of {runs} training runs, {len(zoo.archs)} architectures{told}")

@@ -15,6 +15,7 @@ statistics of the batch in the norms: the imported nets, with their running stat
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -111,7 +112,7 @@ def _nets(folder: Folder, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Fo
         for snapshot in range(1, SNAPSHOTS + 1):
             where = f"{run}/weights/{snapshot:03d}.bin"
             try:
-                weights = tensors(folder.doubles(where), facts["arch"], where)
+                folder.file(where)  # so that it counts as read
             except (ValueError, OSError) as error:
                 yield LeftOut.of(where, error)
                 continue
@@ -121,7 +122,7 @@ def _nets(folder: Folder, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Fo
                 where=where,
                 run=run,
                 step=snapshot,
-                tensors=weights,
+                tensors=functools.partial(_read, folder, where, facts["arch"]),
                 epoch=float(epoch),
                 snapshot_fraction=epoch / max(len(errors) - 1, 1),
                 metrics={
@@ -132,6 +133,10 @@ def _nets(folder: Folder, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Fo
                 metadata={"split": split, **row, "step": f"{step:.0f}"},
                 **facts,
             )
+
+
+def _read(folder: Folder, where: str, arch: Mapping[str, Any]) -> dict[str, Tensor]:
+    return tensors(folder.doubles(where), arch, where)
 
 
 def _facts(row: Mapping[str, str], run: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ as some of the release are, are left out and counted.
 from __future__ import annotations
 
 import ast
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metanet.importers.intake.folder import Folder
+from metanet.importers.intake.folder import Folder, release
 from metanet.importers.intake.parser import Parser
-from metanet.importers.intake.source import Foreign, LeftOut, Source
+from metanet.importers.intake.source import Foreign, LeftOut, Source, Stack
 
 HYPERPARAMETERS = {  # ours: (theirs, kind)
     "optimizer": ("config.optimizer", str),
@@ -45,6 +46,7 @@ INITIALISATIONS = {
 METRICS = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
 NEEDED = ("modeldir", "step", "config.activation", *METRICS)
 TFDS_NAMES = {"svhn_cropped": "svhn"}  # TFDS name -> ours
+BLOCK_NETS = 512  # that are read together
 SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn": 32}
 
 
@@ -70,52 +72,71 @@ def _nets(
     layers: list[dict[str, tuple[int, tuple[int, ...]]]],
     image_set: str | None,
     known: Mapping[str, type],
-) -> Iterator[Foreign | LeftOut]:
+) -> Iterator[Stack | LeftOut]:
     last: dict[str, float] = {}  # run -> its last epoch
     for row in rows:
         last[row["modeldir"]] = max(last.get(row["modeldir"], 0), _number(row["step"]))
-    for place, row in enumerate(rows):
-        where = f"weights.npy, row {place}"
-        try:
-            images = image_set or row.get("config.dataset")
-            images = TFDS_NAMES.get(images or "", images)
-            if images not in SIDES:
-                raise ValueError(
-                    f"{where}: found the image set {images!r}, expected image_set= one of {', '.join(SIDES)}"
-                )
-            values = {name: _value(row, *HYPERPARAMETERS[name]) for name in known}
-            epoch = int(_number(row["step"]))
-            yield Foreign(
-                where=where,
-                run=row["modeldir"],
-                step=epoch,
-                arch=_architecture(layers, SIDES[images]),
-                tensors=tensors(weights[place], layers),
-                activation=values["activation"],
-                dropout=values.get("dropout") or 0.0,
-                epoch=float(epoch),
-                snapshot_fraction=epoch / max(last[row["modeldir"]], 1),
-                image_set=images,
-                values=values,
-                metrics={name: _measured(row[name]) for name in METRICS},
-                metadata=row,
-            )
-        except ValueError as error:
-            yield LeftOut.of(where, error)
+    for start in range(0, len(rows), BLOCK_NETS):
+        members, places = [], []
+        for place, row in enumerate(rows[start : start + BLOCK_NETS], start):
+            where = f"weights.npy, row {place}"
+            try:
+                members.append(_net(where, row, layers, image_set, known, last[row["modeldir"]]))
+                places.append(place)
+            except ValueError as error:
+                yield LeftOut.of(where, error)
+        yield Stack(members, functools.partial(tensors, weights, places, layers))
+
+
+def _net(
+    where: str,
+    row: dict[str, str],
+    layers: list[dict[str, tuple[int, tuple[int, ...]]]],
+    image_set: str | None,
+    known: Mapping[str, type],
+    last: float,
+) -> Foreign:
+    """What metrics.csv says of a net.
+
+    Raises:
+        ValueError: no image set, or values that are none.
+    """
+    images = image_set or row.get("config.dataset")
+    images = TFDS_NAMES.get(images or "", images)
+    if images not in SIDES:
+        raise ValueError(f"{where}: found the image set {images!r}, expected image_set= one of {', '.join(SIDES)}")
+    values = {name: _value(row, *HYPERPARAMETERS[name]) for name in known}
+    epoch = int(_number(row["step"]))
+    return Foreign(
+        where=where,
+        run=row["modeldir"],
+        step=epoch,
+        arch=_architecture(layers, SIDES[images]),
+        tensors={},
+        activation=values["activation"],
+        dropout=values.get("dropout") or 0.0,
+        epoch=float(epoch),
+        snapshot_fraction=epoch / max(last, 1),
+        image_set=images,
+        values=values,
+        metrics={name: _measured(row[name]) for name in METRICS},
+        metadata=row,
+    )
 
 
 def tensors(
-    numbers: Float[np.ndarray, " numbers"], layers: list[dict[str, tuple[int, tuple[int, ...]]]]
+    weights: Float[np.ndarray, "all numbers"], places: list[int], layers: list[dict[str, tuple[int, tuple[int, ...]]]]
 ) -> dict[str, Tensor]:
-    """The state_dict in a row of weights.npy."""
-    flat = torch.from_numpy(np.array(numbers, dtype=np.float32))
+    """The state_dicts in rows of weights.npy, stacked."""
+    flat = torch.from_numpy(weights[places].astype(np.float32))
+    release(weights)
     found: dict[str, Tensor] = {}
     for number, layer in enumerate(layers, 1):
         name = f"conv{number}" if number < len(layers) else "head"
         for part, (start, shape) in layer.items():
-            tensor = flat[start : start + math.prod(shape)].view(shape)
+            tensor = flat[:, start : start + math.prod(shape)].view(len(flat), *shape)
             if part == "kernel":
-                tensor = tensor.permute(3, 2, 0, 1) if len(shape) == 4 else tensor.T
+                tensor = tensor.permute(0, 4, 3, 1, 2) if len(shape) == 4 else tensor.mT
             found[f"{name}.{'weight' if part == 'kernel' else 'bias'}"] = tensor.contiguous()
     return found
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
@@ -139,7 +140,13 @@ def digest(table: pa.Table, about: Mapping[str, Any]) -> str:
     sha256 = hashlib.sha256(json.dumps([about, str(table.schema)], sort_keys=True).encode())
     for column in table.columns:
         values = column.drop_null()
-        is_text = pa.types.is_string(column.type)
         sha256.update(column.is_null().to_numpy().tobytes())
-        sha256.update(json.dumps(values.to_pylist()).encode() if is_text else values.to_numpy().tobytes())
+        sha256.update(_as_json(values) if pa.types.is_string(column.type) else values.to_numpy().tobytes())
     return sha256.hexdigest()
+
+
+def _as_json(texts: pa.ChunkedArray) -> bytes:
+    """`json.dumps` of a column of texts; each different one is written once."""
+    encoded = texts.combine_chunks().dictionary_encode()
+    different = np.array([json.dumps(text) for text in encoded.dictionary.to_pylist()], dtype=object)
+    return f"[{', '.join(different[encoded.indices.to_numpy()])}]".encode()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -69,8 +70,14 @@ def check_size(path: Path) -> None:
 
 def net_hashes(tensors: Mapping[str, Tensor]) -> list[str]:
     """SHA-256 of each net's own bytes, tensor after tensor in the order of their names."""
-    parts = [[_bytes(net) for net in tensors[name]] for name in sorted(tensors)]
-    return [hashlib.sha256(b"".join(own)).hexdigest() for own in zip(*parts, strict=True)]
+    parts = [(_bytes(tensors[name]), tensors[name][0].nbytes) for name in sorted(tensors)]
+    hashes = []
+    for row in range(len(next(iter(tensors.values())))):
+        whole = hashlib.sha256()
+        for part, size in parts:
+            whole.update(part[row * size : (row + 1) * size])
+        hashes.append(whole.hexdigest())
+    return hashes
 
 
 def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -78,5 +85,6 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in sorted(tensors.items())}
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()
+def _bytes(tensor: Tensor) -> memoryview:
+    """The tensor's memory; no copy where it is contiguous on the CPU."""
+    return tensor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data

@@ -17,4 +17,4 @@ def parser() -> Iterator[Parser]:
 
 @pytest.fixture(autouse=True)
 def imports_share_the_parser(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "Parser", lambda: contextlib.nullcontext(parser))
+    monkeypatch.setattr(writing, "Parser", lambda *_: contextlib.nullcontext(parser))

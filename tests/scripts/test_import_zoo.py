@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import metanet
 from metanet import commandline, evaluate, importers, runs
+from metanet.importers.intake import groups
 from metanet.train import train
 from tests.importers import foreign
 from tests.importers.test_small_cnn import metrics, put
@@ -98,16 +98,15 @@ def _formats(name: str) -> str:
 def test_ctrl_c_leaves_nothing_and_the_next_import_starts_anew(tmp_path, monkeypatch, capsys):
     source = unterthiner(tmp_path / "mnist", 2)
     words = ("format=small_cnn", f"path={source}", f"out={tmp_path / 'zoo'}")
-    stack = torch.stack
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "stack", interrupted)
+    monkeypatch.setattr(groups, "_stacked", interrupted)
     assert run(monkeypatch, "import_zoo.py", *words) == 130
-    assert "interrupted; nothing was written" in capsys.readouterr().err
+    assert "interrupted; the same command again goes on from here" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mnist"]
-    monkeypatch.setattr(torch, "stack", stack)
+    monkeypatch.undo()
     left = tmp_path / ".zoo.import.tmp" / "shards"  # as a killed import leaves it
     left.mkdir(parents=True)
     (left / "half").write_bytes(b"x")

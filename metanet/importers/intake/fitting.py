@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import marshal
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,15 @@ MOST_SIZE = 1 << 16  # of any field of an architecture: a file may claim any
 COUNTER = "num_batches_tracked"  # of batch norm; it changes no output, and many formats do not keep it
 
 
+def _key(arch: Mapping[str, Any]) -> bytes:
+    """The architecture as it can be looked up: exact (1 is not True), and ten times as fast as JSON."""
+    return marshal.dumps(dict(arch), 2)
+
+
 @functools.lru_cache(maxsize=4096)
-def _expected(arch: str) -> dict[str, tuple[torch.Size, bool]]:
+def _expected(key: bytes) -> dict[str, tuple[torch.Size, bool]]:
     """Name -> shape, and whether it is floating-point, in the module's order."""
-    described = json.loads(arch)
+    described = marshal.loads(key)
     shape = described.get("image_shape")
     fields = [value for name, value in described.items() if name != "image_shape"]
     if not isinstance(shape, list) or any(isinstance(value, dict | list) for value in [*shape, *fields]):
@@ -36,11 +41,21 @@ def _expected(arch: str) -> dict[str, tuple[torch.Size, bool]]:
 
 def expected(arch: Mapping[str, Any]) -> dict[str, tuple[torch.Size, bool]]:
     """Name -> (shape, whether it is floating-point) of an architecture's state_dict, in its order."""
-    return _expected(json.dumps(arch, sort_keys=True))
+    return _expected(_key(arch))
 
 
-def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The state_dict in the module's order, floating-point tensors in float32.
+@functools.lru_cache(maxsize=4096)
+def _name(key: bytes) -> str:
+    return nets.arch_name(marshal.loads(key))
+
+
+def name(arch: Mapping[str, Any]) -> str:
+    """The architecture's name, as `nets.arch_name` gives it."""
+    return _name(_key(arch))
+
+
+def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str, stacked: bool = False) -> dict[str, Tensor]:
+    """The state_dict in the module's order, floating-point tensors in float32; `stacked`: of many nets.
 
     Raises:
         ValueError: a tensor is missing or left over, or has another shape or kind of numbers.
@@ -57,9 +72,11 @@ def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str) -> d
     for name, (shape, is_floating) in wanted.items():
         tensor = tensors.get(name)
         if tensor is None:
-            tensor = torch.zeros(shape, dtype=torch.int64)
-        if tensor.shape != shape:
-            raise ValueError(f"{where}: {name}: found the shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+            count = next(iter(tensors.values())).shape[:1] if stacked else torch.Size()
+            tensor = torch.zeros(count + shape, dtype=torch.int64)
+        own = tensor.shape[1:] if stacked else tensor.shape
+        if own != shape:
+            raise ValueError(f"{where}: {name}: found the shape {tuple(own)}, expected {tuple(shape)}")
         if tensor.is_floating_point() != is_floating or tensor.is_complex():
             kind = "floating-point numbers" if is_floating else "whole numbers"
             raise ValueError(f"{where}: {name}: found {tensor.dtype}, expected {kind}")

@@ -7,6 +7,9 @@ import gzip
 import hashlib
 import io
 import json
+import mmap
+import os
+import stat
 import tokenize
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,16 +49,18 @@ class Folder:
         problem = path_problem(name)
         if problem:
             raise RefusedError(f"{self.root}: refused to open {name!r}: {problem}")
-        path = self.root / name
-        resolved = path.resolve()
-        if not resolved.is_relative_to(self.root):
+        path = os.path.join(self.root, name)
+        resolved = path if _has_no_links(str(self.root), name) else os.path.realpath(path)
+        if os.path.commonpath([resolved, self.root]) != str(self.root):
             raise RefusedError(f"{self.root}: refused to open {name!r}: a link leads outside the folder")
-        if not resolved.exists():
-            raise FileNotFoundError(f"{path}: no such file")
-        if not resolved.is_file():
+        try:
+            mode = os.stat(resolved).st_mode
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path}: no such file") from None
+        if not stat.S_ISREG(mode):
             raise RefusedError(f"{self.root}: refused to open {name!r}: no ordinary file")
-        self._read[name] = resolved
-        return resolved
+        self._read[name] = Path(resolved)
+        return self._read[name]
 
     def has(self, name: str) -> bool:
         """Whether there is an ordinary file of that name inside the root."""
@@ -69,6 +74,17 @@ class Folder:
         found = {path.relative_to(self.root) for pattern in patterns for path in self.root.glob(pattern)}
         visible = [name for name in found if not any(part.startswith(".") for part in name.parts)]
         return sorted(name.as_posix() for name in visible if not (self.root / name).is_dir())
+
+    def listing(self) -> str:
+        """A SHA-256 of names, sizes and times of all visible files below the root: another if one has changed."""
+        whole = hashlib.sha256()
+        for folder, folders, files in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(name for name in files if not name.startswith(".")):
+                about = os.stat(os.path.join(folder, name), follow_symlinks=False)
+                place = os.path.relpath(folder, self.root)
+                whole.update(f"{place}/{name} {about.st_size} {about.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        return whole.hexdigest()
 
     def sha256(self, known: Mapping[Path, str] = MappingProxyType({})) -> str:
         """Of the names and contents of all files that were read, in the order of their names.
@@ -166,6 +182,25 @@ class Folder:
         if min(shape, default=1) < 0 or expected != found:
             raise ValueError(f"{path}: its header claims {shape} of {dtype}, {expected:,} bytes; found {found:,}")
         return np.load(path, mmap_mode="r", allow_pickle=False) if found else np.zeros(shape, dtype)
+
+
+def _has_no_links(root: str, name: str) -> bool:
+    """Whether every part of the path below the root is there and no link; far cheaper to ask than where one leads."""
+    place = root
+    try:
+        for part in name.split("/"):
+            place = f"{place}/{part}"
+            if stat.S_ISLNK(os.lstat(place).st_mode):
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def release(array: np.ndarray) -> None:
+    """Lets go of the memory that reading a mapped array has filled; it is read anew where it is used again."""
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _sha256(path: Path) -> str:

@@ -80,27 +80,31 @@ class Parser:
             if waiting:  # nobody will ask for their answers
                 self._end()
 
-    def _send(self, paths: list[Path], reader: str) -> _Job:
-        self._children = [child for child in self._children if not child.ended]
+    def _send(self, paths: list[Path], reader: str, child: _Child | None = None) -> _Job:
+        """Gives a job to a child, to one after the other if none is named."""
+        self._children = [one for one in self._children if not one.ended]
         self._count += 1
-        if len(self._children) < self.workers:
+        if child is None and len(self._children) < self.workers:
             self._children.append(_Child(Path(self._temporary.name)))
-        child = self._children[self._count % len(self._children)]
-        job = _Job(self._count, paths, reader, child)
-        child.send(job)
+        job = _Job(self._count, paths, reader, child or self._children[self._count % len(self._children)])
+        job.child.send(job)
         return job
 
     def _answer(self, job: _Job, waiting: deque[_Job], alone: bool = False) -> Iterator[Parsed | ValueError]:
         ended = job.child.wait(job.number)
         if ended is not None:
-            for number, other in enumerate(waiting):  # the process has not begun with them
-                if other.child is job.child:
-                    waiting[number] = self._send(other.paths, other.reader)
             if alone:
                 self.sha256.pop(job.paths[0], None)
                 yield RefusedError(f"{job.paths[0]}: refused: the process that was reading it {ended}")
             for path in () if alone else job.paths:  # one has ended the process; alone each can only spoil itself
-                yield from self._answer(self._send([path], job.reader), deque(), alone=True)
+                child = _Child(Path(self._temporary.name))
+                try:
+                    yield from self._answer(self._send([path], job.reader, child), deque(), alone=True)
+                finally:
+                    child.end()
+            for number, other in enumerate(waiting):  # the process has not begun with them
+                if other.child is job.child:
+                    waiting[number] = self._send(other.paths, other.reader)
             return
         file = Path(self._temporary.name) / f"{job.number}.safetensors"
         shards.check_size(file)
@@ -174,6 +178,8 @@ class _Child:
 
     def end(self) -> str:
         """Ends the process; how it ended, in words."""
+        if self.ended:
+            return "had ended"
         self.ended = True
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ class Foreign:
     run: str  # the training run, by the source's own name: its snapshots share a side of every split
     step: int  # the snapshot's number by the source's own count
     arch: Mapping[str, Any]  # what metanet.zoo.nets.build takes
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]  # called if they are needed
     activation: str = "relu"
     dropout: float = 0.0
     net: str | None = None  # where a run has several nets
@@ -29,6 +29,14 @@ class Foreign:
     values: Mapping[str, Any] = field(default_factory=dict)  # hyperparameters by our names; None: not known
     metrics: Mapping[str, Any] = field(default_factory=dict)  # accuracies are fractions
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the source's own words, as they stand there
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Nets of one architecture whose tensors lie stacked in the source: many times as fast as one by one."""
+
+    nets: Sequence[Foreign]  # without tensors
+    tensors: Callable[[], Mapping[str, Tensor]]  # [nets, *shape]; called if they are needed
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Source:
 
     families: Sequence[str]  # of its architectures
     total: int  # snapshots that the stream will speak of
-    nets: Iterator[Foreign | LeftOut]
+    nets: Iterator[Foreign | Stack | LeftOut]
     hyperparameters: Mapping[str, type] = field(
         default_factory=dict
     )  # those that nets have values of: columns, targets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -9,29 +10,40 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from metanet import formats, importers
+from metanet import formats, importers, machine
 from metanet.commandline import RefusedError
 from metanet.importers.intake import fitting
 from metanet.importers.intake.folder import Folder
+from metanet.importers.intake.groups import JOURNAL, NOTHING, ChangedError, Groups
 from metanet.importers.intake.parser import Parser
-from metanet.importers.intake.source import Foreign, LeftOut, Source
+from metanet.importers.intake.source import Foreign, LeftOut, Source, Stack
 from metanet.progress import progress
-from metanet.zoo import disk, layout, manifest, nets, shards
-from metanet.zoo.families import FAMILIES
+from metanet.zoo import disk, layout, manifest, nets
 from metanet.zoo.store import Zoo, open_zoo
 
-GROUP_NETS, POOL_BYTES = 256, 1 << 27  # nets of a group, and what waits in memory for its group to fill, at most
 REPORT = "left_out.json"
+BEGUN = ".begun.json"  # in an unfinished zoo: what it is made of
+NON_FINITE = ("leave_out", "refuse", "keep")
 
 
-def import_zoo(format: str, path: str | Path, out: str | Path, **options: Any) -> Zoo:
-    """The zoo in the folder `out`, made of the foreign files at `path`; options are those of the format.
+def import_zoo(
+    format: str,
+    path: str | Path,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    non_finite: str = "leave_out",
+    **options: Any,
+) -> Zoo:
+    """The zoo in the folder `out`, made of the foreign files at `path`; other options are those of the format.
 
-    Equal sources give equal bytes. What is left out stands in left_out.json, with a count and a reason.
+    Equal sources give equal bytes, whatever the number of `workers` that parse checkpoints (as many as cores if left
+    out; one does everything in turn) and however often the import was interrupted. What is left out stands in
+    left_out.json, with a count and a reason. Nets with weights that are not finite are left out, make the import fail
+    ("refuse"), or are kept with status "diverged".
 
     Raises:
         ValueError: an unknown format or option, damaged files, or nothing that can be imported.
@@ -43,24 +55,31 @@ def import_zoo(format: str, path: str | Path, out: str | Path, **options: Any) -
     """
     reader, out, folder = importers.find(format), Path(out), Folder(path)
     formats.check_options(format, reader.read, options)
+    if non_finite not in NON_FINITE:
+        raise ValueError(f"non_finite={non_finite}: expected one of {', '.join(NON_FINITE)}")
     if out.exists():
         raise FileExistsError(f"{out}: is there already. Remove it, or choose another out=.")
     unfinished = out.with_name(f".{out.name}.import{disk.TEMPORARY}")
     disk.make_folder(unfinished)
-    with disk.one_writer(unfinished), Parser() as parser:
+    told = {"format": format, "options": options | ({} if non_finite == "leave_out" else {"non_finite": non_finite})}
+    begun = json.dumps({**told, "files": folder.listing(), "versions": layout.versions()}, sort_keys=True).encode()
+    workers = workers or machine.num_cores()
+    with disk.one_writer(unfinished), Parser(workers) as parser:
         try:
-            _clear(unfinished)
-            source = reader.read(folder, parser, **options)
-            writer = _Writer(unfinished, source)
-            left_out = writer.write(source, f"importing {folder.path.name}")
-            _check_anything(writer, left_out, folder)
-            writer.finish(
-                out.name, {"format": format, "options": options, "sha256": folder.sha256(parser.sha256)}, left_out
-            )
-            os.rename(unfinished, out)
+            disk.sync_folders(unfinished)
+            if not (unfinished / BEGUN).is_file() or (unfinished / BEGUN).read_bytes() != begun:
+                _clear(unfinished)
+                disk.write_atomically(unfinished / BEGUN, begun)
+            try:
+                _fill(unfinished, out.name, reader, folder, parser, told, workers)
+            except ChangedError:  # a file has been exchanged for one of its size and time
+                _clear(unfinished)
+                _fill(unfinished, out.name, reader, Folder(path), parser, told, workers)
+            os.replace(unfinished, out)
             disk.sync_folder(out.parent)
         except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if not any(unfinished.glob(JOURNAL.format("*"))):  # nothing to go on from
+                shutil.rmtree(unfinished, ignore_errors=True)
             raise
     return open_zoo(out)
 
@@ -73,8 +92,29 @@ def summary(left_out: list[LeftOut]) -> dict[str, int]:
     return reasons
 
 
-def _check_anything(writer: _Writer, left_out: list[LeftOut], folder: Folder) -> None:
-    if writer.rows:
+def _fill(
+    zoo: Path, name: str, reader: Any, folder: Folder, parser: Parser, told: Mapping[str, Any], workers: int
+) -> None:
+    """Makes the unfinished zoo whole, going on from the groups that are there."""
+    options = dict(told["options"])
+    non_finite = options.pop("non_finite", "leave_out")
+    source: Source = reader.read(folder, parser, **options)
+    for part in ("shards", "manifest"):
+        disk.make_folder(zoo / part)
+    with Groups(zoo, source, aside=workers > 1) as groups:
+        left_out: list[LeftOut] = []
+        with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
+            for found in source.nets:
+                count = len(found.nets) if isinstance(found, Stack) else 1
+                left_out += _take(found, groups, non_finite)
+                advance(count)
+        groups.end()
+    _check_anything(groups, left_out, folder)
+    _finish(zoo, name, {**told, "sha256": folder.sha256(parser.sha256)}, groups, left_out)
+
+
+def _check_anything(groups: Groups, left_out: list[LeftOut], folder: Folder) -> None:
+    if groups.rows:
         return
     if not left_out:
         raise ValueError(f"{folder.path}: found no net of this format. docs/import.md says which files are expected.")
@@ -86,7 +126,7 @@ def _check_anything(writer: _Writer, left_out: list[LeftOut], folder: Folder) ->
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a killed import left."""
+    """Removes what an import of something else has left."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -94,168 +134,98 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-class _Writer:
-    """Collects nets into groups of one architecture, and writes a group when it is large enough."""
-
-    def __init__(self, zoo: Path, source: Source):
-        self.zoo, self.rows = zoo, 0
-        fields = {name for family in source.families for name in FAMILIES[family].FIELDS}
-        self.columns = {
-            "hyperparameters": list(source.hyperparameters),
-            "architecture": ["family", *sorted(fields)],
-            "metrics": list(source.metrics),
-            "source": [f"source.{name}" for name in ("where", *source.metadata)],
-        }
-        self.schema = _schema(self.columns, source)
-        self.archs: dict[str, dict[str, Any]] = {}
-        self.plan: list[dict[str, Any]] = []
-        self._numbers: dict[tuple[str, str | None], int] = {}  # of nets, by run and net
-        self._lineages: dict[str, int] = {}
-        self._seen: set[tuple[int, int]] = set()
-        self._pools: dict[str, list[tuple[int, Foreign]]] = {}  # architecture -> net's number, snapshot
-        self._bytes: dict[str, int] = {}
-        self._fragments: dict[str, bytes] = {}
-
-    def write(self, source: Source, what: str) -> list[LeftOut]:
-        """Everything of the stream; what was left out of it."""
-        left_out: list[LeftOut] = []
-        for folder in ("shards", "manifest"):
-            disk.make_folder(self.zoo / folder)
-        with progress(what, source.total, "snapshots") as advance:
-            for found in source.nets:
-                problem = self._add(found) if isinstance(found, Foreign) else found
-                left_out += [problem] if problem else []
-                advance()
-        for arch in sorted(self._pools):
-            self._flush(arch)
-        return left_out
-
-    def finish(self, name: str, source: Mapping[str, Any], left_out: list[LeftOut]) -> None:
-        """Writes what makes a zoo of the shards."""
-        record = {
-            "schema": layout.SCHEMA,
-            "spec": {
-                "name": name,
-                "num_classes": max(arch["num_classes"] for arch in self.archs.values()),
-                "eval_images": None,
-            },
-            "spec_sha256": disk.sha256(json.dumps(source, sort_keys=True).encode()),  # what runs know the zoo by
-            "source": {**source, "left_out": len(left_out)},
-            "device": "cpu",
-            "versions": layout.versions(),
-            "columns": self.columns,
-            "archs": self.archs,
-            "plan": self.plan,
-        }
-        told = [{"where": one.where, "reason": one.reason, "detail": one.detail} for one in left_out]
-        report = {"count": len(left_out), "reasons": summary(left_out), "left_out": told}
-        disk.write_atomically(self.zoo / REPORT, json.dumps(report, indent=1).encode())
-        disk.write_atomically(self.zoo / layout.MANIFEST, manifest.merge(self._fragments))
-        disk.write_atomically(self.zoo / layout.RECORD, layout.pack(record))
-
-    def _add(self, found: Foreign) -> LeftOut | None:
-        """Takes a net into its architecture's pool, or says why not."""
+def _take(found: Foreign | Stack | LeftOut, groups: Groups, non_finite: str) -> Iterator[LeftOut]:
+    """Puts what the stream gives into the groups; what is left out of it."""
+    if isinstance(found, LeftOut):
+        yield found
+        return
+    is_stack = isinstance(found, Stack)
+    members = found.nets if isinstance(found, Stack) else [found]
+    tensors: Mapping[str, Tensor] = NOTHING
+    if any(member.where not in groups.done for member in members):
         try:
-            tensors = fitting.fit(found.tensors, found.arch, found.where)
-            arch_name = nets.arch_name(found.arch)
-        except ValueError as error:
-            return LeftOut(found.where, "does not fit its architecture", str(error), isinstance(error, RefusedError))
-        bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-        if bad:
-            return LeftOut(found.where, "weights that are not finite", f"{found.where}: {bad[0]} is not finite")
-        if found.activation not in nets.ACTIVATIONS and not nets.brings_activation(found.arch):
-            return LeftOut(found.where, "unknown activation", f"{found.where}: found {found.activation!r}")
-        large = [value for value in (found.step, *found.values.values()) if type(value) is int and abs(value) >> 63]
-        if large:
-            return LeftOut(found.where, "a number beyond 64 bits", f"{found.where}: found {large[0]}")
-        net = self._numbers.setdefault((found.run, found.net), len(self._numbers))
-        if (net, found.step) in self._seen:
-            return LeftOut(found.where, "a run's step that is there already", f"{found.where}: step {found.step}")
-        self._seen.add((net, found.step))
-        self._lineages.setdefault(found.run, net)
-        self.archs[arch_name] = dict(found.arch)
-        pool = self._pools.setdefault(arch_name, [])
-        if pool and pool[-1][0] != net and len({number for number, _ in pool}) >= GROUP_NETS:
-            self._flush(arch_name)
-            pool = self._pools.setdefault(arch_name, [])
-        pool.append((net, _with(found, tensors)))
-        self.rows += 1
-        self._bytes[arch_name] = self._bytes.get(arch_name, 0) + sum(tensor.nbytes for tensor in tensors.values())
-        if sum(self._bytes.values()) > POOL_BYTES:
-            self._flush(max(sorted(self._bytes), key=lambda name: self._bytes[name]))
-        return None
+            tensors = found.tensors() if callable(found.tensors) else found.tensors
+        except (ValueError, OSError) as error:
+            yield from (LeftOut.of(member.where, error) for member in members)
+            return
+    for arch, alike in itertools.groupby(enumerate(members), key=lambda member: member[1].arch):
+        yield from _take_alike(list(alike), arch, tensors, is_stack, groups, non_finite)
 
-    def _flush(self, arch: str) -> None:
-        """Writes a pool as one group: a shard and a fragment for each step."""
-        pool, _ = self._pools.pop(arch), self._bytes.pop(arch)
-        group = f"{arch}-{sum(entry['group'].rpartition('-')[0] == arch for entry in self.plan)}"
-        steps = sorted({found.step for _, found in pool})
-        self.plan.append({"group": group, "nets": sorted({net for net, _ in pool}), "steps": steps})
-        disk.make_folder(self.zoo / "shards" / group)
-        for step in steps:
-            members = sorted(((net, found) for net, found in pool if found.step == step), key=lambda member: member[0])
-            stacked = {
-                name: torch.stack([found.tensors[name] for _, found in members]) for name in members[0][1].tensors
-            }
-            shard = shards.pack(stacked, {"arch": self.archs[arch], "group": group, "step": step})
-            about = {"shard": disk.sha256(shard), "tensors": shards.tensor_hashes(stacked)}
-            hashes = shards.net_hashes(stacked)
-            rows = [self._row(net, found, arch, group, row) for row, (net, found) in enumerate(members)]
-            table = pa.Table.from_pylist(
-                [row | {"sha256": sha} for row, sha in zip(rows, hashes, strict=True)], self.schema
+
+def _take_alike(
+    members: list[tuple[int, Foreign]],
+    arch: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    stacked: bool,
+    groups: Groups,
+    non_finite: str,
+) -> Iterator[LeftOut]:
+    """Puts nets of one architecture into its group; each comes with its row of the tensors, if they are stacked."""
+    where = members[0][1].where
+    try:
+        fitted = NOTHING if tensors is NOTHING else fitting.fit(tensors, arch, where, stacked)
+        name = fitting.name(arch)
+    except ValueError as error:
+        for _, one in members:
+            detail = str(error).replace(where, one.where, 1)
+            yield LeftOut(one.where, "does not fit its architecture", detail, isinstance(error, RefusedError))
+        return
+    bad = _not_finite(fitted, stacked) if fitted else {}
+    for row, one in members:
+        if row in bad and non_finite == "refuse":
+            raise ValueError(
+                f"{one.where}: {bad[row]} is not finite. With non_finite=leave_out such nets are left out, with "
+                f"non_finite=keep they come with status diverged."
             )
-            disk.write_atomically(layout.shard_path(self.zoo, group, step), shard)
-            path = layout.fragment_path(self.zoo, group, step)
-            self._fragments[path.name] = manifest.pack(table, about)
-            disk.write_atomically(path, self._fragments[path.name])
-
-    def _row(self, net: int, found: Foreign, arch: str, group: str, row: int) -> dict[str, Any]:
-        verbatim = {"source.where": found.where}
-        verbatim |= {f"source.{name}": str(value) for name, value in found.metadata.items() if value is not None}
-        place = {
-            "net": net,
-            "lineage": self._lineages[found.run],
-            "arch": arch,
-            "group": group,
-            "row": row,
-            "step": found.step,
-            "epoch": found.epoch,
-            "snapshot_fraction": found.snapshot_fraction,
-            "status": "ok",
-            "image_set": found.image_set,
-            "activation": found.activation,
-            "dropout": found.dropout,
-        }
-        fields = FAMILIES[found.arch["family"]].FIELDS
-        architecture = {"family": found.arch["family"]} | {
-            name: fields[name].shown(found.arch[name]) if name in fields else None
-            for name in self.columns["architecture"][1:]
-        }
-        return {**found.values, **found.metrics, **place, **architecture, **verbatim}
+        if row in bad and non_finite == "leave_out":
+            yield LeftOut(one.where, "weights that are not finite", f"{one.where}: {bad[row]} is not finite")
+        elif problem := _problem(one):
+            yield problem
+        elif not groups.add(name, one, fitted, row if stacked else None, "diverged" if row in bad else "ok"):
+            yield LeftOut(one.where, "a run's step that is there already", f"{one.where}: step {one.step}")
 
 
-def _with(found: Foreign, tensors: dict[str, Tensor]) -> Foreign:
-    return Foreign(**{**vars(found), "tensors": tensors})
+def _not_finite(tensors: Mapping[str, Tensor], stacked: bool) -> dict[int, str]:
+    """Row -> the name of a tensor that is not finite there."""
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if not stacked and torch.cat([tensor.view(-1) for tensor in floating.values()]).isfinite().all():
+        return {}
+    bad: dict[int, str] = {}
+    for name, tensor in floating.items():
+        rows = (tensor if stacked else tensor[None]).flatten(1).isfinite().all(1)
+        bad = dict.fromkeys(rows.logical_not().nonzero()[:, 0].tolist(), name) | bad
+    return bad
 
 
-def _schema(columns: Mapping[str, list[str]], source: Source) -> pa.Schema:
-    architecture = {"family": str} | {
-        name: field.kind for one in _families(source) for name, field in one.FIELDS.items()
+def _problem(found: Foreign) -> LeftOut | None:
+    """Why a net whose weights are right is left out all the same."""
+    if found.activation not in nets.ACTIVATIONS and not nets.brings_activation(found.arch):
+        return LeftOut(found.where, "unknown activation", f"{found.where}: found {found.activation!r}")
+    large = [value for value in (found.step, *found.values.values()) if type(value) is int and abs(value) >> 63]
+    return LeftOut(found.where, "a number beyond 64 bits", f"{found.where}: found {large[0]}") if large else None
+
+
+def _finish(zoo: Path, name: str, source: Mapping[str, Any], groups: Groups, left_out: list[LeftOut]) -> None:
+    """Writes what makes a zoo of the shards, and removes what an interrupted import goes on from."""
+    record = {
+        "schema": layout.SCHEMA,
+        "spec": {
+            "name": name,
+            "num_classes": max(arch["num_classes"] for arch in groups.archs.values()),
+            "eval_images": None,
+        },
+        "spec_sha256": disk.sha256(json.dumps(source, sort_keys=True).encode()),  # what runs know the zoo by
+        "source": {**source, "left_out": len(left_out)},
+        "device": "cpu",
+        "versions": layout.versions(),
+        "columns": groups.columns,
+        "archs": groups.archs,
+        "plan": groups.plan,
     }
-    needed = {
-        name: kind for name, kind in (("activation", str), ("dropout", float)) if name not in source.hyperparameters
-    }
-    return pa.schema(
-        [
-            *manifest.PLACE,
-            *((name, manifest.TYPES[kind]) for name, kind in {**source.hyperparameters, **needed}.items()),
-            *((name, manifest.TYPES[architecture[name]]) for name in columns["architecture"]),
-            *((name, manifest.MEASURED[kind]) for name, kind in source.metrics.items()),
-            *((name, pa.string()) for name in columns["source"]),
-            ("sha256", pa.string()),
-        ]
-    )
-
-
-def _families(source: Source) -> Iterator[Any]:
-    return (FAMILIES[name] for name in source.families)
+    told = [{"where": one.where, "reason": one.reason, "detail": one.detail} for one in left_out]
+    report = {"count": len(left_out), "reasons": summary(left_out), "left_out": told}
+    disk.write_atomically(zoo / REPORT, json.dumps(report, indent=1).encode())
+    disk.write_atomically(zoo / layout.MANIFEST, manifest.merge(groups.fragments))
+    disk.write_atomically(zoo / layout.RECORD, layout.pack(record))
+    for path in [*sorted(zoo.glob(JOURNAL.format("*"))), zoo / BEGUN]:
+        os.unlink(path)
