@@ -57,6 +57,10 @@ class Disk:
             if self.syncs_files:
                 self.synced[self.shown[path]] = path.read_bytes()
         elif self.syncs_folders:
+            for name, number in self.shown.items():  # a folder that was renamed takes along what is in it
+                old = [known for known, one in self.durable.items() if one == number and number in self.folders]
+                if name.parent == path and old and old != [name]:
+                    self.durable = _moved(self.durable, old[0], name)
             self.durable = {name: number for name, number in self.durable.items() if name.parent != path}
             self.durable |= {name: number for name, number in self.shown.items() if name.parent == path}
 
@@ -156,7 +160,7 @@ class Calls:
     def replace(self, source: Any, target: Any) -> None:
         self._operation("replace", Path(target))
         self.real["replace"](source, target)
-        self.disk.shown[Path(target)] = self.disk.shown.pop(Path(source))
+        self.disk.shown = _moved(self.disk.shown, Path(source), Path(target))
 
     def link(self, source: Any, target: Any) -> None:
         self._operation("link", Path(target))
@@ -172,3 +176,10 @@ class Calls:
         self._operation("mkdir", Path(path))
         self.real["mkdir"](path, *mode)
         self.disk.folders.add(self.disk.name(Path(path)))
+
+
+def _moved(names: dict[Path, int], source: Path, target: Path) -> dict[Path, int]:
+    """The names after `source`, a file or a folder, has become `target`."""
+    kept = {name: number for name, number in names.items() if source not in (name, *name.parents)}
+    moved = {name: number for name, number in names.items() if source in (name, *name.parents)}
+    return kept | {target / name.relative_to(source): number for name, number in moved.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -70,10 +71,13 @@ def import_zoo(
             if not (unfinished / BEGUN).is_file() or (unfinished / BEGUN).read_bytes() != begun:
                 _clear(unfinished)
                 disk.write_atomically(unfinished / BEGUN, begun)
+            for temporary in [*unfinished.rglob(f".*{disk.TEMPORARY}")]:
+                os.unlink(temporary)
             try:
                 _fill(unfinished, out.name, reader, folder, parser, told, workers)
             except ChangedError:  # a file has been exchanged for one of its size and time
                 _clear(unfinished)
+                disk.write_atomically(unfinished / BEGUN, begun)
                 _fill(unfinished, out.name, reader, Folder(path), parser, told, workers)
             os.replace(unfinished, out)
             disk.sync_folder(out.parent)
@@ -110,7 +114,8 @@ def _fill(
                 advance(count)
         groups.end()
     _check_anything(groups, left_out, folder)
-    _finish(zoo, name, {**told, "sha256": folder.sha256(parser.sha256)}, groups, left_out)
+    here = [dataclasses.replace(one, detail=one.detail.replace(f"{folder.root}/", "")) for one in left_out]
+    _finish(zoo, name, {**told, "sha256": folder.sha256(parser.sha256)}, groups, here)
 
 
 def _check_anything(groups: Groups, left_out: list[LeftOut], folder: Folder) -> None:
@@ -229,3 +234,4 @@ def _finish(zoo: Path, name: str, source: Mapping[str, Any], groups: Groups, lef
     disk.write_atomically(zoo / layout.RECORD, layout.pack(record))
     for path in [*sorted(zoo.glob(JOURNAL.format("*"))), zoo / BEGUN]:
         os.unlink(path)
+    disk.sync_folder(zoo)
