@@ -26,6 +26,7 @@ MOST_CONSTANTS = 1 << 20  # numbers in all constants
 MOST_AXES = 8
 DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
 KINDS = {"float32": (int, float), "int64": (int,), "bool": (bool,)}  # of a constant's values
+MOST = {"float32": 3.5e38, "int64": 2.0**63, "bool": 2}  # which infinity is above
 TABLES = ("parameters", "buffers", "constants")
 KEYS = ("input", *TABLES, "steps", "outputs")
 TAKEN = frozenset(dir(nn.Module()))  # no part of a tensor's name, because modules have attributes of these names
@@ -210,7 +211,7 @@ def _constant(described: Any, where: str) -> None:
         raise ValueError(f"{where}: found the dtype {_short(dtype)}, expected one of {', '.join(DTYPES)}")
     if not isinstance(values, list) or len(values) != math.prod(shape):
         raise ValueError(f"{where}: expected {math.prod(shape):,} values, as its shape {shape} says")
-    if not all(type(value) in KINDS[dtype] and abs(value) < 2.0**63 for value in values):
+    if not all(type(value) in KINDS[dtype] and abs(value) < MOST[dtype] for value in values):
         raise ValueError(f"{where}: found values that are not of the dtype {dtype}")
 
 

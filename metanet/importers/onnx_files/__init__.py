@@ -5,6 +5,7 @@ lowering.py    nodes -> steps, in order; what depends on shapes alone is compute
 call.py        what a rule sees of a node
 rules/         what the nodes of an operator become
 check.py       the program against onnx's own evaluator
+reference.py   what that evaluator lacks
 """
 
 from __future__ import annotations
