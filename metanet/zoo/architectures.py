@@ -11,6 +11,7 @@ from metanet import seeding
 from metanet.zoo.distributions import check_distribution, check_mapping, check_value, draw, integer, one_of
 from metanet.zoo.families import FAMILIES, settled, task
 from metanet.zoo.hyperparameters import NEUTRAL
+from metanet.zoo.nets import OWN, brings_activation
 from metanet.zoo.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check_family(raw: Any, where: str) -> dict[str, Any]:
 
 
 def check_task(architectures: list[dict[str, Any]], hyperparameters: dict[str, Any], where: str) -> None:
-    """One task for all families, and no hyperparameter that would do nothing in it.
+    """One task for all families, no hyperparameter that would do nothing in it, and activations from one place.
 
     Raises:
         ValueError: otherwise.
@@ -44,6 +45,13 @@ def check_task(architectures: list[dict[str, Any]], hyperparameters: dict[str, A
             f"expected one task: make two zoos"
         )
     (name,) = set(found.values())
+    own = {family["family"]: brings_activation(family) for family in architectures}
+    activation = hyperparameters["activation"]
+    if set(own.values()) != {activation == OWN} or (isinstance(activation, list) and OWN in activation):
+        raise ValueError(
+            f"{where}: hyperparameters.activation: found {activation!r}, expected {OWN} if and only if every family "
+            f"brings its activations; of these do: {', '.join(name for name in own if own[name]) or 'none'}"
+        )
     all_neutral = {"augmentation": False, "dropout": 0.0} | NEUTRAL
     for ignored in TASKS[name].ignored:
         neutral = all_neutral[ignored]

@@ -48,11 +48,15 @@ class Field:
         if self.of_each is None:
             return None if self.check.accepts(value) else f"found {name} {value!r}, expected {self.check.expected}"
         layers = value.split("-") if isinstance(value, str) else []
-        good = len(layers) == arch[self.of_each] and all(
-            layer.isdecimal() and self.check.accepts(int(layer)) for layer in layers
-        )
-        each = f"{arch[self.of_each]} numbers joined by -, each {self.check.expected}"
+        good = len(layers) == arch[self.of_each] and all(map(self._fits, layers))
+        things = "names" if self.check.kind is str else "numbers"
+        each = f"{arch[self.of_each]} {things} joined by -, each {self.check.expected}"
         return None if good else f"found {name} {value!r}, expected {each}"
+
+    def _fits(self, layer: str) -> bool:
+        if self.check.kind is str:
+            return self.check.accepts(layer)
+        return layer.isdecimal() and self.check.accepts(int(layer))
 
 
 BATCH_NORM = Field("-bn", BOOLEAN)

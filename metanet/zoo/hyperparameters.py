@@ -7,7 +7,7 @@ from typing import Any
 
 from metanet.zoo.distributions import BOOLEAN, Check, integer, one_of, real
 from metanet.zoo.initialisations import INITIALISATIONS
-from metanet.zoo.nets import ACTIVATIONS
+from metanet.zoo.nets import ACTIVATIONS, OWN
 from metanet.zoo.optimisers import OPTIMIZERS
 from metanet.zoo.schedules import SCHEDULES
 
@@ -18,7 +18,7 @@ HYPERPARAMETERS: dict[str, Check] = {
     "optimizer": one_of(OPTIMIZERS),
     "learning_rate": real("a number above 0", lambda value: value > 0),
     "batch_size": integer(1),
-    "activation": one_of(ACTIVATIONS),
+    "activation": one_of((*ACTIVATIONS, OWN)),
     "initialisation": one_of(INITIALISATIONS),
     "augmentation": BOOLEAN,
     "dropout": _FRACTION,

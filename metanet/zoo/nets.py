@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "sin": Sin,
 }
+OWN = "own"  # the activation of a net whose architecture says it
 
 
 def build(arch: Mapping[str, Any], *, activation: str = "relu", dropout: float = 0.0) -> nn.Sequential:

@@ -15,16 +15,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
 from metanet.zoo.convolutions import VARIANTS
-from metanet.zoo.nets import ACTIVATIONS
+from metanet.zoo.nets import ACTIVATIONS, OWN
 from metanet.zoo.stack_memory import FUSED, Memory, activated
 from metanet.zoo.stack_rules import FRESH_GRADIENT, FUNCTION_RULES, LAYER_RULES, SAME_MEMORY, Call, Tensors
 
 
 class Stack:
-    """`module` for `len(activations)` nets at once; the module's own weights, activation and dropout do not matter.
+    """`module` for `len(activations)` nets at once; the module's own weights and dropout do not matter.
 
     Args:
-        activations: each net's, a name of ACTIVATIONS; equal ones side by side cost least.
+        activations: each net's, a name of ACTIVATIONS; equal ones side by side cost least. OWN for all: the module's.
         dropout: each net's probability, in [0, 1).
         convolution: how convolutions are run, a name of convolutions.VARIANTS.
 
@@ -77,10 +77,10 @@ class Stack:
             values[node] = rule(Call(self, str(node.target), read, tensors, keys, memory))
         return values[node.all_input_nodes[0]]
 
-    def activate(self, x: Tensor, memory: Memory) -> Tensor:
+    def activate(self, layer: nn.Module, x: Tensor, memory: Memory) -> Tensor:
         """Each net's own activation, on runs of nets with the same one."""
         if len(self.activations) == 1:
-            return activated(self.activations[0][0], x, memory)
+            return activated(self._name(layer), x, memory)
         dim = 1 if x.dim() == 4 else 0
         sizes = [count * (x.shape[dim] // self.nets) for _, count in self.activations]
         pieces: tuple[Tensor, ...] = _Split.apply(x, sizes, dim)  # type: ignore[assignment]
@@ -91,10 +91,17 @@ class Stack:
         """The activation that a convolution does too: if it alone reads the convolution, and all nets have the same."""
         if node.op != "call_module" or len(node.users) > 1 or len(self.activations) > 1:
             return None
-        (reader,), name = node.users, self.activations[0][0]
-        layers = [type(module.get_submodule(str(each.target))) for each in (node, reader) if each.op == "call_module"]
-        fuses = len(layers) == 2 and layers[0] is nn.Conv2d and layers[1] in ACTIVATIONS.values() and name in FUSED
-        return name if fuses else None
+        (reader,) = node.users
+        layers = [module.get_submodule(str(each.target)) for each in (node, reader) if each.op == "call_module"]
+        if len(layers) < 2 or type(layers[0]) is not nn.Conv2d or type(layers[1]) not in ACTIVATIONS.values():
+            return None
+        name = self._name(layers[1])
+        return name if name in FUSED else None
+
+    def _name(self, layer: nn.Module) -> str:
+        """Of the activation that all nets have in the place of a layer."""
+        name = self.activations[0][0]
+        return next(own for own, kind in ACTIVATIONS.items() if type(layer) is kind) if name == OWN else name
 
     @staticmethod
     def _rule(module: nn.Module, node: fx.Node) -> Callable[[Call], Tensor]:

@@ -211,7 +211,7 @@ LAYER_RULES: dict[type[nn.Module], Callable[[Any, Call], Tensor]] = {
     nn.MaxPool2d: _pool,
     nn.AdaptiveAvgPool2d: _pool,
     nn.Flatten: lambda layer, call: _flatten(call),
-    **{kind: lambda layer, call: call.stack.activate(call.x, call.memory) for kind in ACTIVATIONS.values()},
+    **{kind: lambda layer, call: call.stack.activate(layer, call.x, call.memory) for kind in ACTIVATIONS.values()},
 }
 SAME_MEMORY = (nn.Identity, nn.Dropout, nn.Flatten, ReadOut, torch.flatten)  # these may hand on their input as it is
 FRESH_GRADIENT = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d)  # new memory

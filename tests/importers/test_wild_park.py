@@ -181,7 +181,7 @@ def test_labels_accuracies_and_lineage_become_columns(park: Path, tmp_path: Path
         ({"config": {"channels": [3, 8, 4]}}, r"config says channels .* expected \[3, 4, 8\]"),
         ({"config": {"residual": [-1]}}, "expected lists of 2: the number of an earlier layer or -1"),
         ({"config": {"residual": [-1, 0]}}, "each 0, or an integer of at least 2"),
-        ({"config": {"activation": ["relu", "relo"]}}, "expected names joined by -, each one of relu, gelu"),
+        ({"config": {"activation": ["relu", "relo"]}}, "expected 2 names joined by -, each one of relu, gelu"),
         ({"model": {"layers.1.bias": torch.ones(3)}}, r"found the shape \(3,\), expected \(8,\)"),
         ({"model": {"norm.weight": torch.ones(3)}}, "found a tensor norm.weight, expected layers.N and fc"),
         ({"model": {"layers.0.weight": torch.ones(4, 3)}}, "expected layers.0.weight to fc.weight"),

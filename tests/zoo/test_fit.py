@@ -88,6 +88,14 @@ def test_every_further_hyperparameter_equals_torchs_and_acts(name, values, image
             for how in ("class", "mean")
         ),
         {"family": "wild_park", "depth": 4, "kernels": "3-5-1-3", "widths": "4-6-3-5", "skips": "0-0-2-3"},
+        {
+            "family": "wild_park_mixed",
+            "depth": 4,
+            "kernels": "3-5-1-3",
+            "widths": "4-6-3-5",
+            "skips": "0-0-2-3",
+            "activations": "relu-tanh-none-leaky_relu",
+        },
         {"family": "siren", "depth": 2, "width": 7, "omega": 5},
         {"family": "siren", "depth": 1, "width": 7, "omega": 30, "image_shape": [3, 8, 9]},
         {"family": "model_zoos_cnn", "variant": "cnn", "image_shape": [1, 20, 21]},

@@ -146,6 +146,14 @@ def test_overrides_replace_fields_and_single_hyperparameters(spec_file):
             r"architectures\[0\].kernels: found 4, expected an odd integer",
         ),
         ({"architectures": [WILD | {"skips": "0-2"}]}, r"skips: found '0-2', expected 0, or an integer of at least 2"),
+        (
+            {"architectures": [WILD | {"family": "wild_park_mixed", "activations": ["relu", "none"]}]},
+            r"hyperparameters.activation: found .*, expected own if and only if .* of these do: wild_park_mixed",
+        ),
+        (
+            {"architectures": [WILD], "hyperparameters": {"activation": "own"}},
+            r"hyperparameters.activation: found 'own', expected own if and only if .* of these do: none",
+        ),
     ],
 )
 def test_a_wrong_spec_says_where_what_and_how(spec_file, change, message):
