@@ -33,6 +33,7 @@ class Options:
         metadata={"help": "huggingface, keras, onnx, state_dicts, table, inr, wild_park: the table beside the files"},
     )
     omega: int | None = field(default=None, metadata={"help": "inr: the factor before every sine (30)"})
+    offset: float | None = field(default=None, metadata={"help": "inr: what their code adds to the output (0.5)"})
     workers: int | None = field(
         default=None, metadata={"help": "processes that parse checkpoints; as many as cores if left out"}
     )

@@ -2,8 +2,9 @@
 
 Navon et al. (2023), "Equivariant Architectures for Learning in Deep Weight Spaces", arXiv:2301.12780, and their code.
 Point `path` at the folder; a file's layers are matched by their order (seq.0.weight, seq.0.bias, ...). The nets are
-those of family siren: dense -> times omega -> sin, and a dense layer at the end. Their code adds 0.5 to the output of
-every net; that is no part of the weights, and the imported nets give the values before it.
+those of family siren: dense -> times omega -> sin, and a dense layer at the end. Navon's code adds 0.5 to the output of
+every net, which is no part of the weights: `offset` (0.5 unless it is given) is added to the bias of the last layer, so
+that the imported nets give what the published ones give. For nets whose code adds nothing, offset=0 keeps the bias.
 
 The class of the image is in the file's path, mnist_png_training_2_23089/checkpoints/model_final.pth, or in a JSON of
 splits, {"train": {"path": [...], "label": [...]}, ...}, which `labels` names. Several nets of one image (of one such
@@ -31,12 +32,18 @@ NUM_CLASSES = 10
 
 
 def read(
-    folder: Folder, parser: Parser, *, labels: str | None = None, image_set: str | None = None, omega: int = 30
+    folder: Folder,
+    parser: Parser,
+    *,
+    labels: str | None = None,
+    image_set: str | None = None,
+    omega: int = 30,
+    offset: float = 0.5,
 ) -> Source:
     """Every net of the folder."""
     names = folder.names(*PATTERNS)
     listed = {} if labels is None else splits.read(folder, labels, names, "label")
-    stream = _nets(folder, parser, names, listed, image_set, omega)
+    stream = _nets(folder, parser, names, listed, image_set, omega, offset)
     return Source(["siren"], len(names), stream, {"label": str}, {}, ["split", "label"])
 
 
@@ -66,6 +73,7 @@ def _nets(
     listed: Mapping[str, Mapping[str, Any]],
     image_set: str | None,
     omega: int,
+    offset: float,
 ) -> Iterator[Foreign | LeftOut]:
     paths: dict[str, Any] = {}
     for name in names:
@@ -82,13 +90,14 @@ def _nets(
             if isinstance(answer, ValueError):
                 raise answer
             arch = architecture(answer.tensors, SIDES.get(image_set or "", 28), omega, where)
+            tensors = fitting.in_order(answer.tensors, arch, where)
             yield Foreign(
                 where=where,
                 run=image or where,
                 net=where,
                 step=0,
                 arch=arch,
-                tensors=fitting.in_order(answer.tensors, arch, where),
+                tensors=tensors | {"head.bias": tensors["head.bias"] + offset},
                 activation="sin",
                 image_set=image_set,
                 values={"label": label},

@@ -36,11 +36,11 @@ def layer(inner: int, out: int, seed: int) -> dict[str, Tensor]:
 
 
 def forward(state_dict: dict[str, Tensor], omega: float, x: Tensor) -> Tensor:
-    """What their INR gives before it adds 0.5."""
+    """What their INR gives: their code adds 0.5 to the output."""
     values = [tensor.double() for tensor in state_dict.values()]
     for weight, bias in zip(values[:-2:2], values[1:-2:2], strict=True):
         x = torch.sin(omega * (x @ weight.T + bias))
-    return x @ values[-2].T + values[-1]
+    return x @ values[-2].T + values[-1] + 0.5
 
 
 @pytest.fixture
@@ -61,6 +61,13 @@ def test_imported_nets_compute_what_their_torch_nets_compute(folder: Path, tmp_p
     for row in zoo.manifest.to_pylist():
         expected = forward(weights(*NETS[row["source.where"]]), omega, places)
         torch.testing.assert_close(zoo.module(row["net"], 0).double()(places), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_nets_whose_code_adds_nothing_keep_their_weights(folder: Path, tmp_path: Path):
+    zoo = import_zoo("inr", folder, tmp_path / "zoo", offset=0.0)
+    for row in zoo.manifest.to_pylist():
+        theirs = list(weights(*NETS[row["source.where"]]).values())
+        assert all(map(torch.equal, zoo.state_dict(row["net"], 0).values(), theirs))
 
 
 def test_the_class_is_read_from_the_path_and_nets_of_an_image_stay_together(folder: Path, tmp_path: Path):

@@ -122,6 +122,26 @@ def test_nets_that_are_not_finite_are_left_out_and_counted(weights: np.ndarray, 
     assert zoo.manifest["train_loss"].null_count == 25
 
 
+def test_nets_that_are_not_finite_are_kept_or_refused_by_choice(weights: np.ndarray, tmp_path: Path):
+    weights[3, 100] = np.nan
+    folder = put(tmp_path / "mnist", weights, metrics())
+    with pytest.raises(
+        ValueError, match=r"row 3: conv1\.weight is not finite\. With non_finite=leave_out such nets are"
+    ):
+        import_zoo("small_cnn", folder, tmp_path / "zoo", non_finite="refuse")
+    with pytest.raises(ValueError, match="non_finite=drop: expected one of leave_out, refuse, keep"):
+        import_zoo("small_cnn", folder, tmp_path / "zoo", non_finite="drop")
+    assert [path.name for path in tmp_path.iterdir()] == ["mnist"]
+    zoo = import_zoo("small_cnn", folder, tmp_path / "zoo", non_finite="keep")
+    assert len(zoo) == 27
+    assert [row["source.where"] for row in zoo.manifest.to_pylist() if row["status"] == "diverged"] == [
+        "weights.npy, row 3"
+    ]
+    assert zoo.record["source"]["options"] == {"non_finite": "keep"}
+    (problem,) = zoo.verify()
+    assert "conv1.weight of net 0 (status diverged) is not finite. Leave the net out." in problem
+
+
 def test_the_image_set_is_asked_for_where_the_files_do_not_say_it(weights: np.ndarray, tmp_path: Path):
     folder = put(tmp_path / "x", weights, metrics(**{"config.dataset": ""}))
     with pytest.raises(ValueError, match=r"found the image set '', expected image_set= one of mnist, fashion_mnist"):

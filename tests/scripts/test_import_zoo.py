@@ -1,7 +1,9 @@
 """The command line of imports, and what an imported zoo is good for."""
 
+import errno
 import fcntl
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import metanet
-from metanet import commandline, evaluate, importers, runs
+from metanet import commandline, evaluate, importers, report, runs
 from metanet.importers.intake import groups
 from metanet.train import train
 from tests.importers import foreign
@@ -58,6 +60,9 @@ def test_an_imported_zoo_goes_through_graphs_training_and_evaluation(tmp_path, m
     found = metanet.load_run(folder)
     assert {"optimizer", "learning_rate", "test_accuracy"} <= {target.name for target in found.schema.targets}
     assert set(evaluate.main(evaluate.Options(run=str(folder), zoo=str(out)))) >= {"optimizer", "learning_rate"}
+    page = tmp_path / "report.html"
+    report.main(report.Options(runs=str(folder.parent), out=str(page)))
+    assert "learning_rate" in page.read_text()
 
 
 def test_every_mistake_has_its_exit_code_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -89,6 +94,25 @@ def test_every_mistake_has_its_exit_code_and_leaves_nothing(tmp_path, monkeypatc
     code, told = attempt()
     assert (code, "pickled Python objects" in told) == (77, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mnist", "there"]
+
+
+def test_a_full_disk_is_one_clear_error_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    words = ("format=small_cnn", f"path={unterthiner(tmp_path / 'mnist', 2)}", f"out={tmp_path / 'zoo'}", "workers=1")
+    real, left = os.fsync, iter(range(100))
+
+    def failing(descriptor: int) -> None:
+        if next(left) == 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(groups, "GROUP_NETS", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        assert run(patched, "import_zoo.py", *words) == 74
+    assert os.strerror(errno.ENOSPC) in capsys.readouterr().err
+    assert not (tmp_path / "zoo").exists()
+    assert run(monkeypatch, "import_zoo.py", *words) == 0
+    assert metanet.open_zoo(tmp_path / "zoo").verify() == []
 
 
 def _formats(name: str) -> str:
