@@ -16,17 +16,17 @@ equivariant graph metanetworks", arXiv:2406.10685.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from metanet.arch.sites import PASSES, Sites
+from metanet.arch.pattern import weight_of
+from metanet.arch.rules import PASSES
+from metanet.arch.sites import Sites
 from metanet.arch.symmetry import StateDict, Symmetry
 from metanet.arch.template import Block, Template
 
@@ -114,17 +114,9 @@ def _changed(change: Change, factors: Tensor, state_dict: StateDict) -> Tensor:
     if change.block is None:
         factor = (times / over).unflatten(-1, change.shape)
     else:
-        factor = _on_weight(change.block, times[..., None] / over, value)
+        factor = times[..., None] / over  # [*nets, out, in]
+        spread = factor[..., None].expand(*factor.shape[:-2], *change.block.shape)
+        factor = weight_of(change.block, spread, change.shape)
     if change.eps is not None:
         return ((value + change.eps) * factor.square() - change.eps).to(value.dtype)
     return (value * factor).to(value.dtype)
-
-
-def _on_weight(block: Block, factor: Tensor, weight: Tensor) -> Tensor:
-    """Factors [*(nets), out, in] in the weight's own layout."""
-    weight_axes, edge_axes = (side.strip() for side in block.pattern.split("->"))
-    names = re.findall(r"\([^)]*\)|\S+", weight_axes)
-    sizes = zip(names, weight.shape[weight.ndim - len(names) :], strict=True)
-    known = {axis: size for axis, size in sizes if axis.isidentifier()} | dict(block.axes)
-    spread = factor[..., None].expand(*factor.shape[:-2], *block.shape)
-    return rearrange(spread, f"... {edge_axes} -> ... {weight_axes}", **known)

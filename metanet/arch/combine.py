@@ -20,8 +20,8 @@ import numpy as np
 from torch import Tensor
 
 from metanet.arch.axes import Axis, Factor, axis, fixed, merge, renumber, select
-from metanet.arch.layout import REPEAT, Dim, Misaligned, refine
-from metanet.arch.record import Call
+from metanet.arch.call import Call
+from metanet.arch.layout import REPEAT, Dim, Misaligned, expand, refine
 from metanet.arch.value import Value, draft_of
 
 Sub = tuple[str, int]  # a letter, and the number of a part of it
@@ -92,7 +92,8 @@ def _broadcast(ranks: Sequence[int]) -> tuple[list[str], str]:
 
 def _term(call: Call, operand: Value | Tensor, letters: str) -> _Term:
     if isinstance(operand, Tensor):
-        return _Term(call.constant(operand), letters, fixed=True)
+        one = call.constant(operand)
+        return _Term(replace(one, axes=expand(one.axes, operand.shape)), letters, fixed=True)
     return _Term(call.active(operand), letters)
 
 

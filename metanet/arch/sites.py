@@ -1,7 +1,7 @@
 """Where the channels of a template can be multiplied by a factor that nothing downstream sees.
 
 Every node has a site, an unknown factor, before and after each step of its space. Steps, blocks and links say which
-sites are equal; what the tables below do not know is pinned to no factor, so that an unknown operation costs symmetry,
+sites are equal; what no rule file names is pinned to no factor, so that an unknown operation costs symmetry,
 never soundness. The classes that are left are the free factors of an action.
 """
 
@@ -17,21 +17,13 @@ from jaxtyping import Int64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from metanet.arch import rules
 from metanet.arch.template import Block, Operation, Space, Template
 
-_LINEAR = {"bias", "neg", "mul", "div", "avg_pool", "adaptive_avg_pool", "pad_reflect", "pad_replicate", "pad_circular"}
-_LINEAR |= {"upsample_nearest", "upsample_nearest_exact", "upsample_linear", "upsample_cubic", "mean", "sum", "roll"}
-_LINEAR |= {"shift"}  # a parameter that is added, which follows as a bias does
-PASSES = {
-    "scaling": _LINEAR | {"relu", "leaky_relu", "prelu", "abs", "max_pool", "adaptive_max_pool", "amax", "amin"},
-    "sign": _LINEAR | {"tanh", "sin", "softshrink", "hardshrink", "erf", "atan", "asinh", "sinh", "softsign"},
-}
-_STOPS = {"scaling": set[str](), "sign": {"abs", "square", "cos"}}  # even: what comes out does not know the sign
 _NORMS = {"batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"}
 _VECTORS = {kind: {kind} for kind in ("bias", "scale", "shift")} | {"prelu": {"slope"}}
 _VECTORS |= {"batch_norm": {"mean", "variance", "scale", "shift"}}
 _BLOCKS = {"conv", "conv_transpose", "linear", "flatten"}
-_LINKS = {"identity", "add", "cat", "slice", "flatten"}  # node by node, what is read is what is written
 
 Nodes = Int64[np.ndarray, " nodes"]  # the number of a site for each node
 
@@ -128,13 +120,13 @@ class Sites:
         one = np.zeros_like(sites)
         if operation.kind in _NORMS:
             return self._norm(operation, own, sites)
-        if operation.kind in _STOPS[self.name]:
+        if operation.kind in rules.STOPS[self.name]:
             return one
         if operation.kind == "scale" and "scale" in own:  # a parameter that multiplies takes any factor
             after = self._fresh(len(sites))
             self.changes.append(Effect(own["scale"], after, sites))
             return after
-        if operation.kind not in PASSES[self.name] and not self._odd_or_zero(operation):
+        if operation.kind not in rules.PASSES[self.name] and not self._odd_or_zero(operation):
             self._pin(sites)
         self.changes += [Effect(own[role], sites, one) for role in ("bias", "shift") if role in own]
         return sites
@@ -189,7 +181,7 @@ class Sites:
         for link, ends in zip(self.template.links, link_ends(self.template), strict=True):
             sources, targets = ends.numpy().T
             pair = self.leaving[link.source][sources], self.entering[link.target][targets]
-            if link.kind in _LINKS:
+            if link.kind in rules.COPIES:
                 self.equal.append(pair)
             elif link.kind == "mul":
                 operands.setdefault(link.target, []).append(pair)

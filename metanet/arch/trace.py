@@ -33,7 +33,8 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
         UnsupportedOperator: an operator without a rule, or used in a way that its rule does not know.
         ValueError: a module that torch cannot export, or one that reads a parameter behind the exporter's back.
     """
-    state = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
+    known = module.state_dict(keep_vars=True).items()
+    state = {name: tensor for name, tensor in known if tensor.is_floating_point() and tensor.numel()}
     tied = _tied(state)
     walk = Walk(_export(module, example_inputs), state, tied)
     walk.run()

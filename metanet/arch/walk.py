@@ -17,10 +17,11 @@ from torch.fx.node import map_arg
 
 from metanet.arch import rules
 from metanet.arch.axes import fixed, free
+from metanet.arch.call import Call
 from metanet.arch.certificate import Scope
 from metanet.arch.decompose import decomposed
 from metanet.arch.layout import whole
-from metanet.arch.record import Call, Record, UnsupportedOperator
+from metanet.arch.record import Record, UnsupportedOperator
 from metanet.arch.template import Operation
 from metanet.arch.value import Entry, SpaceDraft, Value, draft_of
 

@@ -10,18 +10,17 @@ Neither loops over nets: `blocked` reshapes stacked weights, `sparse` copies the
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import networkx
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from metanet.arch.pattern import weight_of
 from metanet.arch.template import VECTOR_DEFAULTS, VECTOR_ROLES, Template
 from metanet.views.codes import BLOCK_CODES, POSITION_CODES, SPACE_CODES, block_codes, fixed_positions, space_codes
 from metanet.views.entries import edges_of, vector_of
@@ -154,10 +153,7 @@ def state_dict_of(template: Template, graph: Data) -> dict[str, Tensor]:
     entries = {name: like.new_empty(shape) for name, shape in template.shapes.items()}
     for block, values in zip(template.blocks, graph["edge_attr"].flatten()[places].split(sizes), strict=True):
         part = entries[block.name][tuple(slice(*ends) for ends in block.slices)]
-        weight_axes, edge_axes = (side.strip() for side in block.pattern.split("->"))
-        axes = zip(re.findall(r"\([^)]*\)|\S+", weight_axes), part.shape, strict=True)
-        known = {axis: size for axis, size in axes if axis.isidentifier()} | dict(block.axes)
-        part.copy_(rearrange(values.view(block.shape), f"{edge_axes} -> {weight_axes}", **known))
+        part.copy_(weight_of(block, values.view(block.shape), part.shape))
     for space, values in zip(template.spaces, graph["x"].split([s.size for s in template.spaces]), strict=True):
         for role, name in space.vectors.items():
             column, entry, start = (

@@ -43,7 +43,7 @@ def test_the_documented_rule_makes_a_refused_operator_traceable():
 
 
 def test_every_verb_of_the_document_exists():
-    from metanet.arch.record import Call
+    from metanet.arch.call import Call
 
     verbs = set(re.findall(r"`call\.(\w+)", DOCUMENT))
     assert verbs <= set(dir(Call))

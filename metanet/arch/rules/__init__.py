@@ -7,6 +7,10 @@ form ("aten.relu_") uses the same rule. A rule raises `call.unsupported(why)` fo
 `OPERATIONS` maps each kind of operation that the rules of the file write on a space to the names of its attributes; the
 graph gives each of them columns of its own (metanet/views/codes.py).
 
+`LINEAR`, `HOMOGENEOUS`, `ODD` and `EVEN`, where a file has them, name the operations through which factors pass
+(metanet/arch/sites.py): f(c x) = c f(x) for every c, for positive c, for c = -1; f(-x) = f(x). `COPIES` names links
+whose targets add up what their sources hold. What is not named costs symmetry, never soundness.
+
 `LINKS` names the kinds of links that the rules of the file write; each has a type of edges of its own.
 
 `EXAMPLES` maps the operators of RULES to the shape [channels, *grid] of an input and a function that makes something to
@@ -17,7 +21,7 @@ layers and checks the rule there.
 import importlib
 import pkgutil
 
-from metanet.arch.record import Example, Rule
+from metanet.arch.call import Example, Rule
 
 MODULES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
 BY_OPERATOR: dict[str, Rule] = {operator: rule for module in MODULES for operator, rule in module.RULES.items()}
@@ -25,6 +29,15 @@ EXAMPLES: dict[str, Example] = {
     operator: example for module in MODULES for operator, example in module.EXAMPLES.items()
 }
 LINKS: tuple[str, ...] = tuple(dict.fromkeys(kind for module in MODULES for kind in module.LINKS))
+
+
+def _named(*tables: str) -> frozenset[str]:
+    return frozenset(kind for module in MODULES for table in tables for kind in getattr(module, table, ()))
+
+
+PASSES = {"scaling": _named("LINEAR", "HOMOGENEOUS") | {"bias"}, "sign": _named("LINEAR", "ODD") | {"bias"}}
+STOPS = {"scaling": frozenset[str](), "sign": _named("EVEN")}
+COPIES = _named("COPIES")
 OPERATIONS: dict[str, tuple[str, ...]] = {"bias": (), "hidden": (), "input": ("number",), "output": ("number",)} | {
     kind: attributes for module in MODULES for kind, attributes in module.OPERATIONS.items()
 }

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from metanet.arch.record import Call, Example, Rule
+from metanet.arch.call import Call, Example, Rule
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value
 
@@ -24,6 +24,10 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "hardshrink": ("lambd",),
     "threshold": ("threshold", "value"),
 }
+LINEAR = ("neg",)
+HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "abs")
+ODD = ("tanh", "sin", "softshrink", "hardshrink", "erf", "atan", "asinh", "sinh", "sign", "round", "trunc")
+EVEN = ("abs", "square", "cos", "cosh")
 OPERATIONS = PLAIN | {"clamp_min": ("min",), "clamp_max": ("max",), "prelu": ()}
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from metanet.arch.call import Call
 from metanet.arch.combine import combine
 from metanet.arch.layout import REPEAT
-from metanet.arch.record import Call
 from metanet.arch.value import Entry, Value, draft_of
 
 Operand = Value | Tensor | int | float
@@ -132,6 +132,8 @@ RULES = {
 }
 OPERATIONS = {"add": ("value",), "mul": ("value",), "div": ("value",), "scale": (), "shift": (), "constant": ("table",)}
 OPERATIONS |= {"pow": ("exponent",)}
+LINEAR = ("mul", "div", "shift")  # a parameter that is added follows as a bias does
+COPIES = ("add",)
 LINKS = ("add", "mul", "sum", "power", "exponent")
 EXAMPLES = {
     "aten.add": ((4, 5), lambda: _Learned(lambda x, p: 1.5 + torch.tanh(x) + x + p, 4, 1)),

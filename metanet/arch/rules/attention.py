@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metanet.arch import layout
-from metanet.arch.record import Call, Rule
+from metanet.arch.call import Call, Rule
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.rules.linear import matrices
 from metanet.arch.rules.normalisation import within

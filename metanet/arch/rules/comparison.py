@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from metanet.arch.call import Call, Example, Rule
 from metanet.arch.combine import combine
-from metanet.arch.record import Call, Example, Rule
 from metanet.arch.rules.arithmetic import Operand, join, scaled
 from metanet.arch.value import Value
 

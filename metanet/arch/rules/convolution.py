@@ -9,8 +9,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from metanet.arch.axes import Axis, Factor, axis
+from metanet.arch.call import Call
 from metanet.arch.layout import Dim, extent
-from metanet.arch.record import Call
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.rules.windows import convolved
 from metanet.arch.template import Block

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from metanet.arch import layout
 from metanet.arch.axes import fixed, select
+from metanet.arch.call import Call
 from metanet.arch.layout import REPEAT, Dim
-from metanet.arch.record import Call
 from metanet.arch.template import Block
 from metanet.arch.value import Value
 
@@ -129,6 +129,7 @@ RULES = {
     "aten.index_select": index_select,
 }
 OPERATIONS = {"gather": ("axes", "table")}
+LINEAR = ("gather",)
 LINKS = ("one_hot",)
 EXAMPLES = {
     "aten.embedding": ((4, 5), _Words),

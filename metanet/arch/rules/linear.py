@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metanet.arch.call import Call
 from metanet.arch.combine import combine
 from metanet.arch.layout import REPEAT, Dim, Misaligned, expand, extent, refine, row_major
-from metanet.arch.record import Call
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.template import Block
 from metanet.arch.value import Entry, Value, draft_of, grid

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from metanet.arch import layout
+from metanet.arch.call import Call
 from metanet.arch.combine import combine
-from metanet.arch.record import Call
 from metanet.arch.value import Value
 
 AFFINE = {"weight": "scale", "bias": "shift"}

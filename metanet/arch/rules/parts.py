@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from metanet.arch import layout
 from metanet.arch.axes import Axis, concatenate, fixed, free, renumber
+from metanet.arch.call import Call
 from metanet.arch.layout import Dim, Misaligned
-from metanet.arch.record import Call
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value, draft_of
 
@@ -237,6 +237,7 @@ RULES = {
     "aten.glu": glu,
 }
 OPERATIONS: dict[str, tuple[str, ...]] = {}
+COPIES = ("cat",)
 LINKS = ("cat", "stack")
 EXAMPLES = {
     "aten.cat": ((4, 5), lambda: lambda x: torch.cat([x.tanh(), x, torch.zeros(2, 1, 5), x.sigmoid()], 1)),

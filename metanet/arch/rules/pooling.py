@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn import functional as F
 
-from metanet.arch.record import Call, Rule
+from metanet.arch.call import Call, Rule
 from metanet.arch.value import Value
 
 WINDOW = ("kernel", "stride", "padding")
@@ -15,6 +15,9 @@ OPERATIONS = {
     "adaptive_avg_pool": ("output",),
     "adaptive_max_pool": ("output",),
 }
+
+LINEAR = ("avg_pool", "adaptive_avg_pool")
+HOMOGENEOUS = ("max_pool", "adaptive_max_pool")
 
 
 def _pool(kind: str, rank: int) -> Rule:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from metanet.arch.axes import Axis, Factor, axis, concatenate, free
-from metanet.arch.record import Call, Rule
+from metanet.arch.call import Call, Rule
 from metanet.arch.rules.linear import biased, weigh
 from metanet.arch.rules.parts import cat_of, taken
 from metanet.arch.value import Value, draft_of

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from metanet.arch.call import Call, Example, Rule
 from metanet.arch.combine import combine
-from metanet.arch.record import Call, Example, Rule
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value
 
@@ -129,6 +129,8 @@ RULES: dict[str, Rule] = {
 OPERATIONS: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("mean", "sum", "prod", "amax", "amin", "var", "cumsum"), ("axes",)
 )
+LINEAR = ("mean", "sum", "cumsum")
+HOMOGENEOUS = ("amax", "amin")
 LINKS = ("mean", "prod", "amax", "amin", "var", "group")
 EXAMPLES: dict[str, Example] = {
     "aten.mean": ((4, 3, 5), lambda: lambda x: x.mean((2, 3))),

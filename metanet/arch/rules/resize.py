@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from metanet.arch.axes import Factor, axis, fixed, merge
-from metanet.arch.record import Call, Example, Rule
+from metanet.arch.call import Call, Example, Rule
 from metanet.arch.rules.parts import cat_of
 from metanet.arch.value import Value, draft_of
 
@@ -19,6 +19,8 @@ OPERATIONS = {
     "roll": ("axes", "shifts"),
     **dict.fromkeys(("upsample_linear", "upsample_cubic"), ("output", "factor", "align_corners")),
 }
+
+LINEAR = tuple(kind for kind in OPERATIONS if kind != "pad")
 
 
 def pad(call: Call) -> Value:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from metanet.arch import layout
+from metanet.arch.call import Call
 from metanet.arch.layout import REPEAT, Dim, Misaligned
-from metanet.arch.record import Call
 from metanet.arch.rules.comparison import RELATIONS
 from metanet.arch.value import Value
 
@@ -118,6 +118,7 @@ RULES = {
     "aten.repeat_interleave": repeat_interleave,
 }
 OPERATIONS: dict[str, tuple[str, ...]] = {}
+COPIES = ("identity", "flatten")
 LINKS = ("identity", "flatten", "turn")
 EXAMPLES = {
     "aten.dropout": ((4, 5), lambda: nn.Dropout(0.5)),

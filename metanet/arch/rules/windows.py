@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metanet.arch import layout
+from metanet.arch.call import Call, Example, Rule
 from metanet.arch.combine import combine
-from metanet.arch.record import Call, Example, Rule
 from metanet.arch.value import Value
 
 
@@ -78,6 +78,7 @@ def convolved(call: Call, x: Value, kernel: Value | Tensor, padding: Sequence[in
 
 RULES: dict[str, Rule] = {"aten.unfold": unfold, "aten.im2col": im2col}
 OPERATIONS = {"unfold": ("axes", "kernel", "stride", "dilation")}
+LINEAR = ("unfold",)
 LINKS = ()
 EXAMPLES: dict[str, Example] = {
     "aten.unfold": ((4, 7), lambda: lambda x: x.unfold(2, 3, 2)),
