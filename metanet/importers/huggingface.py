@@ -55,7 +55,7 @@ class _Net:
 def read(folder: Folder, parser: Parser, *, labels: str | None = None) -> Source:
     """Every folder with a config.json, below the one that is given or that itself."""
     found = labels or next((name for name in LABELS if folder.has(name)), None)
-    named = {} if found is None else {row["path"]: row for row in tables.table(folder, parser, found)}
+    named = {} if found is None else _by_folder(tables.table(folder, parser, found), found)
     nets: list[_Net] = []
     left_out: list[LeftOut] = []
     for name in folder.names(f"**/{CONFIG}"):
@@ -78,6 +78,21 @@ def read(folder: Folder, parser: Parser, *, labels: str | None = None) -> Source
         columns.metrics,
         [*columns.names, tables.FILE],
     )
+
+
+def _by_folder(rows: list[tables.Row], table: str) -> dict[str, tables.Row]:
+    """Folder -> its row.
+
+    Raises:
+        ValueError: a folder has two.
+    """
+    named: dict[str, tables.Row] = {}
+    for row in rows:
+        home = PurePosixPath(row["path"]).as_posix()  # without "./" and the last "/"
+        if home in named:
+            raise ValueError(f"{table}: found two rows for {home}, expected one row for each folder")
+        named[home] = row
+    return named
 
 
 def _described(folder: Folder, home: str, row: tables.Row) -> _Net:
@@ -166,7 +181,7 @@ def _stream(
 
 
 def _imported(net: _Net, parts: list[Parsed | ValueError], kinds: Mapping[str, type]) -> Foreign:
-    tensors = _joined(net, parts)
+    tensors, metadata = _joined(net, parts)
     types = Counter(str(tensor.dtype) for tensor in tensors.values() if tensor.is_floating_point())
     whole = tensors
     if net.arch["family"] == "huggingface":
@@ -176,6 +191,7 @@ def _imported(net: _Net, parts: list[Parsed | ValueError], kinds: Mapping[str, t
             raise ValueError(f"{net.row['path']}: {error}") from error
     about = {
         "config": dict(net.config),
+        "metadata": metadata,
         "types": dict(types),
         "tied or renamed": sorted(whole.keys() - tensors.keys()),
         "renamed or ignored": sorted(tensors.keys() - whole.keys()),
@@ -183,9 +199,10 @@ def _imported(net: _Net, parts: list[Parsed | ValueError], kinds: Mapping[str, t
     return tables.net(net.row, Parsed(whole, about), net.arch, kinds)
 
 
-def _joined(net: _Net, parts: list[Parsed | ValueError]) -> dict[str, Tensor]:
-    """The tensors of all files; each has what the index says of it, and no tensor is in two."""
+def _joined(net: _Net, parts: list[Parsed | ValueError]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata of all files; each has what the index says of it, and no tensor is in two."""
     tensors: dict[str, Tensor] = {}
+    metadata: dict[str, Any] = {}
     for (file, names), part in zip(net.files.items(), parts, strict=True):
         if isinstance(part, ValueError):
             raise part
@@ -195,7 +212,8 @@ def _joined(net: _Net, parts: list[Parsed | ValueError]) -> dict[str, Tensor]:
             which = f"{missing[0]!r} is not in it" if missing else f"{extra[0]!r} is in it"
             raise ValueError(f"{file}: {which}, but the index says otherwise")
         tensors |= part.tensors
-    return tensors
+        metadata |= part.metadata
+    return tensors, metadata
 
 
 def _in(home: str, name: str) -> str:

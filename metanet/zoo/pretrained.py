@@ -22,7 +22,15 @@ MOST_MODULES = 20_000  # of a net, and parameters: a configuration may claim any
 MOST_SIZE = 1 << 24  # of any whole number in a configuration, except the base of rotary codes
 # Says nothing of the function: where it came from, in what numbers it was kept, and how it is run.
 IGNORED = ("architectures", "dtype", "torch_dtype", "transformers_version", "label2id", "id2label", "use_cache")
-IGNORED += ("attn_implementation", "experts_implementation", "task_specific_params", "metanet")
+IGNORED += (
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "attn_implementation",
+    "experts_implementation",
+    "task_specific_params",
+    "metanet",
+)
 TRAINING = re.compile(r"dropout|pdrop|drop_path|layerdrop|initializer")  # settings that a finished net does not read
 RUNS_CODE = ("auto_map", "custom_pipelines")
 DOWNLOADS = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "use_kernels")

@@ -257,6 +257,29 @@ def test_a_link_at_the_place_of_the_folder_is_followed_and_no_file_overwritten(t
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
 
 
+@pytest.mark.parametrize("link", [".out.export.tmp", ".out.export.tmp/whole"])
+def test_a_link_where_the_export_works_is_refused(tiny_zoo, tmp_path, link):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("x")
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(elsewhere)
+    with pytest.raises(FileExistsError, match=r"a link is where the export puts its files\. Remove it"):
+        exported(tiny_zoo, "checkpoints", tmp_path / "out", (0,))
+    assert [path.name for path in elsewhere.iterdir()] == ["mine"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_card_holds_foreign_words_in_their_cells(tiny_zoo, monkeypatch):
+    words = "adam |\n# [head](evil) <script> `x` \u202e \\"
+    place = tiny_zoo.manifest.column_names.index("optimizer")
+    changed = tiny_zoo.manifest.set_column(place, "optimizer", pa.array([words] * len(tiny_zoo)))
+    monkeypatch.setattr(tiny_zoo, "manifest", changed)
+    (snapshot,) = exporters.choose(tiny_zoo, [0])
+    (line,) = [line for line in exporters.find("huggingface").card(snapshot).splitlines() if "adam" in line]
+    assert line == r"| optimizer | adam \| \# \[head\](evil) \<script\> \`x\`   \\ |"
+
+
 @pytest.mark.parametrize("name", exporters.formats())
 def test_every_format_keeps_to_the_contract(name):
     module = exporters.find(name)

@@ -12,16 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import metanet
-from metanet import exporters, report, runs
+from metanet import exporters
 from metanet.arch.check import check_symmetry
 from metanet.commandline import RefusedError
 from metanet.importers.intake.writing import import_zoo
-from metanet.train import train
 from metanet.zoo import nets, pretrained
 from metanet.zoo.families import huggingface
 from metanet.zoo.store import Zoo
-from tests.scripts.test_import_zoo import GNN, run
 from tests.zoo.making import tree
 
 transformers = pytest.importorskip("transformers")
@@ -112,6 +109,7 @@ def test_half_precision_is_stored_in_full_and_recorded(tmp_path, kind):
     for name, tensor in net.state_dict().items():
         assert found[f"net.{name}"].dtype == torch.float32
         assert torch.equal(found[f"net.{name}"], tensor.float())
+    assert about(zoo)["metadata"] == {"format": "pt"}
     assert about(zoo)["types"] == {str(kind): len(found) - 1}
     assert about(zoo)["tied or renamed"] == ["lm_head.weight"]
     assert about(zoo)["config"]["dtype"] == str(kind).removeprefix("torch.")
@@ -338,6 +336,9 @@ def test_folders_of_one_configuration_share_one_architecture_and_labels_are_colu
     assert zoo.manifest["optimizer"].to_pylist() == ["adam", "sgd", "adam", None]
     assert zoo.manifest["learning_rate"].to_pylist() == [1.0, 0.1, 0.01, None]
     assert reasons(zoo) == ["gone: no config.json there, which metadata.csv names"]
+    (tmp_path / "nets" / "metadata.csv").write_text("path\nnet1\n./net1/\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv: found two rows for net1, expected one row for each folder"):
+        imported(tmp_path / "nets", tmp_path / "twice")
 
 
 def test_the_checkpoints_of_a_trainer_are_snapshots_of_a_run(tmp_path):
@@ -418,26 +419,6 @@ def test_words_that_a_graph_is_traced_with_lie_in_the_vocabulary(tmp_path):
     assert len(words.unique()) > 5
     template = zoo.template(arch, "own")
     assert check_symmetry(template, zoo.module(0, 0), words, samples=1) < 1e-10
-
-
-def test_an_imported_zoo_goes_through_graphs_training_and_report(tmp_path, monkeypatch, config_of):
-    lines = ["path,optimizer,learning_rate,test_accuracy"]
-    for number in range(8):
-        net = made("BertForSequenceClassification", number, num_hidden_layers=1, hidden_size=6)
-        net.save_pretrained(tmp_path / "nets" / f"net{number}")
-        lines.append(f"net{number},{('adamw', 'sgd')[number % 2]},{10.0**-number},{number / 10}")
-    (tmp_path / "nets" / "metadata.csv").write_text("\n".join(lines))
-    out = tmp_path / "zoo"
-    words = ("format=huggingface", f"path={tmp_path / 'nets'}", f"out={out}")
-    assert run(monkeypatch, "import_zoo.py", *words) == 0
-    assert run(monkeypatch, "build_graphs.py", f"zoo={out}") == 0
-    assert run(monkeypatch, "verify_zoo.py", f"zoo={out}") == 0
-    config = config_of(f"zoo={out}", *GNN, "training.epochs=1", "name=imported")
-    train(config, "x")
-    folder = runs.folder_of(config, "x")
-    assert {"optimizer", "learning_rate"} <= {target.name for target in metanet.load_run(folder).schema.targets}
-    report.main(report.Options(runs=str(folder.parent), out=str(tmp_path / "report.html")))
-    assert "learning_rate" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow

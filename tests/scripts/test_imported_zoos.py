@@ -36,7 +36,22 @@ def keras(folder: Path) -> tuple[str, ...]:
     return ("format=keras", f"path={folder}")
 
 
-@pytest.mark.parametrize("make", [keras, model_zoos_dataset, wild_park], ids=lambda make: make.__name__)
+def huggingface(folder: Path) -> tuple[str, ...]:
+    """Small classifiers of transformers."""
+    pytest.importorskip("transformers")
+    from tests.importers.test_huggingface import made
+
+    lines = ["path,optimizer,learning_rate,test_accuracy"]
+    for number in range(12):
+        net = made("BertForSequenceClassification", number, num_hidden_layers=1, hidden_size=6)
+        net.save_pretrained(folder / f"net{number}")
+        lines.append(f"net{number},{('adamw', 'sgd')[number % 2]},{10.0**-number},{number / 12}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return ("format=huggingface", f"path={folder}")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers", "ignore::UserWarning:transformers")
+@pytest.mark.parametrize("make", [huggingface, keras, model_zoos_dataset, wild_park], ids=lambda make: make.__name__)
 def test_an_imported_zoo_goes_through_graphs_training_and_report(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

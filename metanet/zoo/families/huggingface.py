@@ -76,7 +76,7 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     names = config.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not FIELDS["model"].check.accepts(names[0]):
         raise ValueError(f"config: found architectures {names!r}, expected one class of transformers")
-    return dict(_architecture(names[0], json.dumps(config)))
+    return dict(_architecture(names[0], json.dumps(pretrained.settled(config), sort_keys=True)))
 
 
 @functools.lru_cache(maxsize=256)
