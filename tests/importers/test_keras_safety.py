@@ -15,7 +15,7 @@ import pytest
 from metanet.commandline import RefusedError
 from metanet.importers.intake.parser import Parsed, Parser
 from tests.importers import keras_written
-from tests.importers.test_keras import DENSE, KERNEL, one_dense
+from tests.importers.test_keras_models import DENSE, KERNEL, one_dense
 
 CLAIM = 2**40
 Write = Callable[[h5py.Group, Path], object]

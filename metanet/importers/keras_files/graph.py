@@ -33,7 +33,7 @@ def program(model: reading.Model, where: str) -> tuple[dict[str, Any], dict[str,
         ValueError: a layer or an option that is not supported, or arrays that do not fit; says which layer.
     """
     kind, config = _described(model.config)
-    if kind not in MODELS:
+    if kind not in MODELS or not _is_of_keras(model.config):
         raise RefusedError(f"{where}: refused: a model of the class {kind!r}, whose code is not in the file")
     described = config if isinstance(config, list) else config.get("layers")
     if not isinstance(described, list) or not 0 < len(described) <= MOST_LAYERS:
@@ -59,14 +59,12 @@ def _described(one: Any) -> tuple[str, Any]:
 def _check(one: Any, where: str) -> None:
     """Passes a layer of Keras itself."""
     kind, config = _described(one)
-    module, registered = one.get("module"), one.get("registered_name")
+    module = one.get("module")
     if kind == "Lambda":
         raise RefusedError(f"{where}: refused: layer {_name(one)!r} is a Lambda, a function as bytes of Python")
-    own = module is None or f"{module}.".startswith(MODULES)
-    if not own or (registered not in (None, kind) and not str(registered).startswith("Keras>")):
-        raise RefusedError(
-            f"{where}: refused: layer {_name(one)!r} is of the class {module}.{kind} ({registered}), not one of Keras"
-        )
+    if not _is_of_keras(one):
+        told = f"{module}.{kind} ({one.get('registered_name')})"
+        raise RefusedError(f"{where}: refused: layer {_name(one)!r} is of the class {told}, not one of Keras")
     if kind in MODELS:
         raise ValueError(f"{where}: layer {_name(one)!r} is a model inside the model, which is not supported")
     if kind not in layers.KINDS:
@@ -75,6 +73,13 @@ def _check(one: Any, where: str) -> None:
         raise unknown(f"{where}: layer {_name(one)!r}: the kind {kind} is not supported, expected one of {told}")
     if not isinstance(config, Mapping):
         raise ValueError(f"{where}: layer {_name(one)!r}: found no config")
+
+
+def _is_of_keras(one: Mapping[str, Any]) -> bool:
+    """Whether a class is not said to be of another library, or registered by somebody."""
+    module, registered = one.get("module"), one.get("registered_name")
+    own = module is None or f"{module}.".startswith(MODULES)
+    return own and (registered in (None, one["class_name"]) or str(registered).startswith("Keras>"))
 
 
 def _name(one: Mapping[str, Any]) -> str:
