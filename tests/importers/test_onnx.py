@@ -148,6 +148,18 @@ def test_shapes_are_computed_for_any_number_of_samples(tmp_path: Path):
     assert about["arch"]["image_shape"] == [1, 2, 4]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_file_for_a_fixed_number_of_samples_is_read_for_any(tmp_path: Path, count: int):
+    """As exporters fold a class token that is repeated for every sample."""
+    nodes: list[Node] = [("Concat", "token x -> h", {"axis": 1}), ("Reshape", "h to -> y", {})]
+    token = np.repeat(weights({"token": [1, 1, 4]})["token"], count, axis=0)
+    model = graph(nodes, {"token": token, "to": np.array([count, 12], np.int64)}, [count, 2, 4])
+    net, _, _ = read(tmp_path / "net.onnx", model)
+    x = torch.rand(5, 2, 4)
+    expected = torch.cat([torch.from_numpy(token[:1]).expand(5, -1, -1), x], 1).flatten(1)
+    assert torch.equal(net(x).detach(), expected)
+
+
 def test_words_are_read_by_an_embedding(tmp_path: Path):
     nodes: list[Node] = [("Gather", "table x -> h", {}), ("ReduceMean", "h -> y", {"axes": [1], "keepdims": 0})]
     tensors = weights({"table": [9, 4]})

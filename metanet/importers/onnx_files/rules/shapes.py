@@ -90,7 +90,8 @@ def expand(call: Call) -> Value:
 def _expanded(call: Call, x: Active, one: tuple[int, ...], other: tuple[int, ...]) -> Active:
     """x with axes of size 1 repeated; the number of samples is taken from the input."""
     sizes = [-1 if size == was else int(size) for size, was in zip(one, x.shape, strict=True)]
-    open_ = [axis for axis, (a, b) in enumerate(zip(one, other, strict=True)) if a != b and sizes[axis] != -1]
+    both = zip(one, other, *_both(x), strict=True)
+    open_ = [axis for axis, (a, b, was, then) in enumerate(both) if a != b and was == then]
     if open_ not in ([], [0]):
         raise call.refuse("another axis than the first becomes as long as there are samples")
     if not open_:
