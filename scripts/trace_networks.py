@@ -1,6 +1,6 @@
 """Which public networks become parameter graphs: a Markdown table, one row per network.
 
-    pip install --no-deps pytorchcv && pip install transformers
+    pip install --no-deps pytorchcv monai && pip install transformers
     python scripts/trace_networks.py                             # all of them
     python scripts/trace_networks.py only=transformers check=true
 
@@ -16,9 +16,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from metanet import commandline
@@ -36,6 +38,22 @@ PYTORCHCV = (
     *("shufflenet:shufflenet_g1_w1", "shufflenetv2:shufflenetv2_w1", "efficientnet:efficientnet_b0", "vgg:vgg11"),
     *("alexnet:alexnet", "squeezenet:squeezenet_v1_0", "wrn:wrn50_2", "regnet:regnetx002", "ghostnet:ghostnet"),
     *("mnasnet:mnasnet_b1", "senet:senet16", "sknet:sknet50", "bagnet:bagnet9", "dpn:dpn68", "hardnet:hardnet39ds"),
+    *("airnet:airnet50_1x64d_r2", "airnext:airnext50_32x4d_r2"),
+    *("bamresnet:bam_resnet18", "bninception:bninception"),
+    *("cgnet:cgnet_cityscapes", "darknet:darknet_ref"),
+    *("darknet53:darknet53", "deeplabv3:deeplabv3_resnetd50b_voc"),
+    *("dla:dla34", "espnetv2:espnetv2_wd2"),
+    *("fbnet:fbnet_cb", "fdmobilenet:fdmobilenet_w1"),
+    *("fishnet:fishnet99", "hrnet:hrnet_w18_small_v1"),
+    *("ibnresnext:ibn_resnext50_32x4d", "igcv3:igcv3_w1"),
+    *("inceptionresnetv2:inceptionresnetv2", "inceptionv3:inceptionv3"),
+    *("inceptionv4:inceptionv4", "mixnet:mixnet_s"),
+    *("msdnet:msdnet22", "nasnet:nasnet_4a1056"),
+    *("nin_cifar:nin_cifar10", "peleenet:peleenet"),
+    *("pnasnet:pnasnet5large", "polynet:polynet"),
+    *("proxylessnas:proxylessnas_cpu", "pspnet:pspnet_resnetd50b_voc"),
+    *("resattnet:resattnet56", "resnesta:resnestabc14"),
+    *("scnet:scnet50", "sparsenet:sparsenet121"),
 )
 SMALL = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 WORDS = {"vocab_size": 50, "max_position_embeddings": 16}
@@ -67,6 +85,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], bool]] = {  # model -> config
     "ResNetForImageClassification": ("ResNetConfig", STAGES | {"embedding_size": 8}, False),
     "PoolFormerModel": ("PoolFormerConfig", STAGES, False),
 }
+MORE = Path(__file__).with_name("networks.yaml")
 TOKENS, IMAGE = torch.zeros(2, 6, 12), torch.zeros(1, 3, 32, 32)
 TORCH: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "nn.LSTM": (lambda: nn.LSTM(12, 8, num_layers=2, bidirectional=True), (TOKENS,)),
@@ -93,6 +112,14 @@ def networks() -> Iterator[tuple[str, Callable[[], nn.Module], tuple[Tensor, ...
     for name, (config, settings, words) in TRANSFORMERS.items():
         inputs = (torch.zeros(2, 7, dtype=torch.int64),) if words else (IMAGE,)
         yield f"transformers:{name}", lambda n=name, c=config, s=settings: _transformers(n, c, s), inputs
+    more = yaml.safe_load(MORE.read_text())
+    for name, one in more["transformers"].items():
+        inputs = (torch.zeros(2, 7, dtype=torch.int64) if one["input"] == "words" else torch.zeros(one["input"]),)
+        make = lambda n=name, c=one["config"], s=one["settings"]: _transformers(n, c, s)  # noqa: E731
+        yield f"transformers:{name}", make, inputs
+    for name, one in more["monai"].items():
+        make = lambda n=name, s=one["settings"]: getattr(importlib.import_module("monai.networks.nets"), n)(**s)  # noqa: E731
+        yield f"monai:{name}", make, (torch.zeros(one["input"]),)
     for name, (make, inputs) in TORCH.items():
         yield f"torch:{name}", make, inputs
 

@@ -219,7 +219,8 @@ def _checked(template: Template, params: Mapping[str, Tensor]) -> Tensor:
     """Any one of the entries, once all of them are known to have the template's names and shapes."""
     missing = [name for name in template.shapes if name not in params]
     known = template.shapes.keys() | template.tied.keys()
-    unknown = [name for name in params if name not in known and not name.endswith("num_batches_tracked")]
+    left_out = {name for name, value in params.items() if name.endswith("num_batches_tracked") or not value.numel()}
+    unknown = [name for name in params if name not in known and name not in left_out]
     if missing or unknown:
         lists = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
         raise ValueError(f"entries do not fit the template: {'; '.join(lists)}. Were they saved by this architecture?")

@@ -230,6 +230,14 @@ def test_a_parameter_that_nothing_reads_is_in_the_graph_and_stays_as_it_is():
     assert torch.equal(net.get_parameter("spare"), spare)
 
 
+def test_a_parameter_without_values_is_left_out():
+    net = conv_net(nn.ReLU())
+    net.register_parameter("tokens", nn.Parameter(torch.zeros(1, 0, 3)))
+    template = trace(net, IMAGES)
+    assert "tokens" not in template.shapes
+    assert state_dict_of(template, template.graph(net.state_dict())).keys() == template.shapes.keys()
+
+
 def test_a_parameter_that_the_exporter_takes_for_a_constant_is_refused():
     class Hidden(nn.Module):
         def __init__(self):
