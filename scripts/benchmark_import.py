@@ -132,10 +132,12 @@ def watch_children(peaks: list[int], ended: threading.Event) -> None:
     """Notes now and then the most memory that each of this process's children has held, together."""
     while not ended.wait(0.02):
         total = 0
-        for task in Path("/proc/self/task").iterdir():
-            for child in (task / "children").read_text().split():
-                with contextlib.suppress(OSError, StopIteration), open(f"/proc/{child}/status") as file:
-                    total += next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+        for listed in Path("/proc/self/task").glob("*/children"):
+            with contextlib.suppress(OSError, StopIteration):  # a thread or a child has ended
+                for child in listed.read_text().split():
+                    if b"intake.child" in Path(f"/proc/{child}/cmdline").read_bytes():  # else it is not itself yet
+                        lines = Path(f"/proc/{child}/status").read_text().splitlines()
+                        total += next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
         peaks.append(total)
 
 

@@ -20,7 +20,8 @@ from metanet.importers.intake.source import Foreign, Source
 from metanet.zoo import disk, layout, manifest, shards
 from metanet.zoo.families import FAMILIES
 
-GROUP_NETS, POOL_BYTES = 4096, 24 << 20  # nets of a group, and what waits in memory for its group to fill, at most
+GROUP_NETS = 4096  # at most
+POOL_BYTES, STACKED_BYTES = 8 << 20, 24 << 20  # that wait for their group to fill; single nets take more beside them
 JOURNAL = ".group-{}.json"  # in the unfinished zoo: where the nets of a group that is on the disk come from
 NOTHING: Mapping[str, Tensor] = {}  # the tensors of nets that are on the disk already
 
@@ -107,7 +108,7 @@ class Groups:
         self._nets.setdefault(name, set()).add(number)
         self.rows += 1
         self._bytes[name] = self._bytes.get(name, 0) + self._sizes[name]
-        if sum(self._bytes.values()) > POOL_BYTES:
+        if sum(self._bytes.values()) > (POOL_BYTES if row is None else STACKED_BYTES):
             self._flush(max(sorted(self._bytes), key=lambda name: self._bytes[name]))
         return True
 

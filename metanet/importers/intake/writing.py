@@ -131,12 +131,9 @@ def _check_anything(groups: Groups, left_out: list[LeftOut], folder: Folder) -> 
 
 
 def _clear(folder: Path) -> None:
-    """Removes what an import of something else has left."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != ".lock":
-            path.unlink()
+    """Removes the files that an import of something else has left."""
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]:
+        os.unlink(path)
 
 
 def _take(found: Foreign | Stack | LeftOut, groups: Groups, non_finite: str) -> Iterator[LeftOut]:
