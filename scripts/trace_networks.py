@@ -4,8 +4,9 @@
     python scripts/trace_networks.py                             # all of them
     python scripts/trace_networks.py only=transformers check=true
 
-pytorchcv's networks have their published sizes and read an image of 224 x 224 pixels; those of transformers are built
-from small configurations; nothing is downloaded. Seconds are those of `metanet.trace`, the export by torch included.
+pytorchcv's networks have their published sizes and read an image, most of them of 224 x 224 pixels; those of
+transformers and monai are built small (scripts/networks.yaml); nothing is downloaded. Seconds are those of
+`metanet.trace`, the export by torch included.
 With `check` a permuted copy of every network is compared with it in float64. A network that is refused has the reason
 in its row. Their packages are no dependencies of metanet; a network whose package is missing is left out.
 """
@@ -55,6 +56,11 @@ PYTORCHCV = (
     *("resattnet:resattnet56", "resnesta:resnestabc14"),
     *("scnet:scnet50", "sparsenet:sparsenet121"),
 )
+SIDES = {  # of images that are not 224 x 224 pixels
+    **dict.fromkeys(("inceptionv3", "inceptionv4", "inceptionresnetv2"), 299),
+    **dict.fromkeys(("pnasnet5large", "polynet"), 331),
+    **dict.fromkeys(("deeplabv3_resnetd50b_voc", "pspnet_resnetd50b_voc"), 480),
+}
 SMALL = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 WORDS = {"vocab_size": 50, "max_position_embeddings": 16}
 PATCHES = {"image_size": 32, "patch_size": 8}
@@ -108,7 +114,8 @@ def networks() -> Iterator[tuple[str, Callable[[], nn.Module], tuple[Tensor, ...
     """The name of each network, a function that makes it, and its inputs."""
     for name in PYTORCHCV:
         module, _, factory = name.partition(":")
-        yield f"pytorchcv:{factory}", lambda m=module, f=factory: _pytorchcv(m, f), (torch.zeros(1, 3, 224, 224),)
+        image = torch.zeros(1, 3, *[SIDES.get(factory, 224)] * 2)
+        yield f"pytorchcv:{factory}", lambda m=module, f=factory: _pytorchcv(m, f), (image,)
     for name, (config, settings, words) in TRANSFORMERS.items():
         inputs = (torch.zeros(2, 7, dtype=torch.int64),) if words else (IMAGE,)
         yield f"transformers:{name}", lambda n=name, c=config, s=settings: _transformers(n, c, s), inputs
