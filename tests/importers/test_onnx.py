@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from metanet.commandline import RefusedError
 from metanet.importers import onnx_files
@@ -329,6 +330,46 @@ def test_without_onnx_the_error_says_what_to_install(folder: Path, tmp_path: Pat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"format=onnx needs the package onnx.*pip install metanet\[onnx\]"):
         import_zoo("onnx", folder, tmp_path / "zoo")
+
+
+class Heads(nn.Module):
+    """Attention whose heads a fixed number of samples hides: they are merged with the samples and split off again."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.recurrent = nn.LSTM(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.transpose(0, 1)
+        return self.recurrent(self.attention(x, x, x, need_weights=False)[0])[0][-1]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns of itself
+def test_a_file_for_one_sample_becomes_a_net_for_any_number(tmp_path: Path):
+    net, path = Heads().eval(), tmp_path / "net.onnx"
+    torch.onnx.export(net, (torch.randn(1, 5, 8),), path, dynamo=False)
+    tensors, about = onnx_files.parse(path)
+    again = nets.build(about["arch"]).eval()
+    again.load_state_dict({f"net.{name}": value for name, value in tensors.items()})
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(again(x), net(x), rtol=1e-4, atol=1e-5)
+    assert about["floats"]["in_tensors"] == sum(one.numel() for one in net.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_for_one_sample_that_mixes_more_of_them_is_refused(tmp_path: Path):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.softmax(self.first(x).reshape(1, 4), 0))
+
+    torch.onnx.export(Mixed().eval(), (torch.randn(1, 4),), tmp_path / "net.onnx", dynamo=False)
+    with pytest.raises(ValueError, match=r"made for 1 samples of .*, it mixes those of more"):
+        onnx_files.parse(tmp_path / "net.onnx")
 
 
 FAMILIES: list[dict[str, Any]] = [

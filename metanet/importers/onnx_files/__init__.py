@@ -31,7 +31,12 @@ def parse(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     check_size(path)
     file = reading.read(path)
-    lowered = lowering.lower(file)
+
+    def accept(lowered: lowering.Lowering) -> None:
+        program.architecture(lowered.program)
+        check.independent(lowered)
+        check.equal(file, lowered)
+
+    lowered = lowering.lower(file, accept)
     arch = program.architecture(lowered.program)
-    check.equal(file, lowered)
     return lowered.tensors, {**reading.about(file), "floats": lowered.account(), "arch": arch}

@@ -48,6 +48,21 @@ def equal(file: File, lowered: Lowering) -> None:
     raise ValueError(f"{file.path}: the output differs from onnx's reference evaluator: this net is not imported")
 
 
+def independent(lowered: Lowering) -> None:
+    """Raises ValueError if the program mixes samples, as one may that was guessed from a file for fewer of them."""
+    if not lowered.guesses:
+        return
+    one = _random_input(lowered.file, lowered, -1.0)
+    ((name, first),) = one.items()
+    both = np.concatenate([first, np.random.default_rng(1).permuted(first.reshape(-1)).reshape(first.shape)])
+    together = _run(lowered, both)
+    apart = [_run(lowered, part) for part in np.split(both, 2)]
+    for output in lowered.program["outputs"]:
+        wanted, found = torch.cat([values[output] for values in apart]), together[output]
+        if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise ValueError(f"{lowered.file.path}: made for {len(first)} samples of {name!r}, it mixes those of more")
+
+
 def _random_input(file: File, lowered: Lowering, low: float) -> dict[str, np.ndarray]:
     """As many samples as the file allows, of noise between low and 1, or of words."""
     names = {one.name for one in file.graph.initializer}

@@ -6,7 +6,7 @@ is accounted for: it is in a tensor of the net, in an attribute or a constant of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ from metanet.zoo import programs
 from metanet.zoo.programs import Step
 
 SAMPLES = (2, 3)
+MOST_TRIES = 100  # lowerings of one file, which differ in their guesses
+STATEFUL = ("LSTM", "GRU", "RNN")
 
 
 @dataclass
@@ -40,6 +42,20 @@ class Lowering:
     read: dict[str, str] = field(default_factory=dict)  # of those: "tensor" or "number"
     own: dict[str, str] = field(default_factory=dict)  # name in the file -> in the program
     program: dict[str, Any] = field(default_factory=dict)
+    guesses: list[int] = field(default_factory=list)  # which of several ways, at each place where there were some
+    ways: list[int] = field(default_factory=list)  # how many there were
+
+    @property
+    def of_fixed_samples(self) -> bool:
+        """Whether the file was made for one number of samples; the program takes any."""
+        return self.samples != SAMPLES
+
+    def guess(self, ways: int) -> int:
+        """Which of several ways to take."""
+        self.ways.append(ways)
+        if len(self.ways) > len(self.guesses):
+            self.guesses.append(0)
+        return self.guesses[len(self.ways) - 1]
 
     def active(self, value: Value, where: str) -> Active:
         """The value as one of the program: an array becomes a constant."""
@@ -128,32 +144,53 @@ class Lowering:
         return Active(name, (meta, meta))
 
 
-def lower(file: File) -> Lowering:
+def lower(file: File, accept: Callable[[Lowering], None] = lambda _: None) -> Lowering:
     """The program of a file, in `program`, and its tensors.
+
+    `accept` raises ValueError where a lowering is not right. Then, and where steps do not fit together, the last guess
+    is made another way, until all have been.
 
     Raises:
         ValueError: a node without a rule, or used in a way that its rule does not know; names file, node and operator.
     """
-    graph = file.graph
-    names = {one.name for one in graph.initializer}
-    inputs = [one for one in graph.input if one.name not in names]
-    if len(inputs) != 1 or graph.sparse_initializer:
-        found = ", ".join(one.name for one in inputs) or "none"
-        raise ValueError(f"{file.path}: found the inputs {found}, expected one, and no sparse tensors")
-    shape, samples, dtype = _input(file, inputs[0])
-    lowering = Lowering(file, samples)
-    metas = tuple(torch.empty((count, *shape), dtype=programs.DTYPES[dtype], device="meta") for count in samples)
-    lowering.values[inputs[0].name] = Active("input", (metas[0], metas[1]))
+    name, shape, samples, dtype = _input(file)
+    guesses: list[int] = []
+    first: ValueError | None = None
+    for _ in range(MOST_TRIES):
+        lowering = Lowering(file, samples, guesses=guesses)
+        try:
+            _lower(lowering, name, shape, dtype)
+            accept(lowering)
+            return lowering
+        except ValueError as error:
+            first = first or error
+        guesses = lowering.guesses[: len(lowering.ways)]
+        while guesses and guesses[-1] + 1 == lowering.ways[len(guesses) - 1]:
+            guesses.pop()
+        if not guesses:
+            break
+        guesses[-1] += 1
+    assert first is not None
+    raise first
+
+
+def _lower(lowering: Lowering, name: str, shape: list[int], dtype: str) -> None:
+    """All nodes, and what they make together."""
+    file, graph = lowering.file, lowering.file.graph
+    one, other = (
+        torch.empty((count, *shape), dtype=programs.DTYPES[dtype], device="meta") for count in lowering.samples
+    )
+    lowering.values[name] = Active("input", (one, other))
     for tensor in graph.initializer:
         _keep(lowering, tensor.name, reading.array(file, tensor, "initialiser"), number=False)
-    readers = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    readers = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for number, node in enumerate(graph.node):
         _node(lowering, number, node, readers)
     outputs = []
-    for one in graph.output:
-        value = lowering.values.get(one.name)
+    for output in graph.output:
+        value = lowering.values.get(output.name)
         if not isinstance(value, Active) or value.name not in {step["name"] for step in lowering.steps}:
-            raise ValueError(f"{file.path}: the output {one.name!r} is not computed from the input")
+            raise ValueError(f"{file.path}: the output {output.name!r} is not computed from the input")
         outputs.append(value.name)
     shapes = {name: list(tensor.shape) for name, tensor in lowering.tensors.items()}
     lowering.program = {
@@ -164,11 +201,17 @@ def lower(file: File) -> Lowering:
         "steps": lowering.steps,
         "outputs": outputs,
     }
-    return lowering
 
 
-def _input(file: File, value: onnx.ValueInfoProto) -> tuple[list[int], tuple[int, int], str]:
-    """Its shape without the samples, two numbers of samples, and the kind of its numbers."""
+def _input(file: File) -> tuple[str, list[int], tuple[int, int], str]:
+    """The name of the input, its shape without the samples, two numbers of samples, and the kind of its numbers."""
+    graph = file.graph
+    names = {one.name for one in graph.initializer}
+    inputs = [one for one in graph.input if one.name not in names]
+    if len(inputs) != 1 or graph.sparse_initializer:
+        found = ", ".join(one.name for one in inputs) or "none"
+        raise ValueError(f"{file.path}: found the inputs {found}, expected one, and no sparse tensors")
+    (value,) = inputs
     kind, where = value.type.tensor_type.elem_type, f"{file.path}: input {value.name!r}"
     if kind not in (*reading.FLOATS, onnx.TensorProto.INT64, onnx.TensorProto.INT32):
         raise ValueError(f"{where}: expected floats or whole numbers of 32 or 64 bits")
@@ -181,7 +224,7 @@ def _input(file: File, value: onnx.ValueInfoProto) -> tuple[list[int], tuple[int
         raise ValueError(f"{where}: found the shape {dims}; only the number of samples, on axis 0, may be left open")
     first = dims[0] if isinstance(dims[0], int) and dims[0] > 0 else None
     samples = SAMPLES if first is None else (first, first + 1)
-    return [int(size) for size in dims[1:]], samples, "float32" if kind in reading.FLOATS else "int64"
+    return value.name, [int(size) for size in dims[1:]], samples, "float32" if kind in reading.FLOATS else "int64"
 
 
 def _keep(lowering: Lowering, name: str, array: np.ndarray, number: bool) -> None:
@@ -212,7 +255,7 @@ def _node(lowering: Lowering, number: int, node: NodeProto, readers: set[str]) -
     inputs = tuple(lowering.values[name] if name else None for name in node.input)
     if node.op_type in ("Shape", "Size"):
         found: Sequence[Value] = [folding.shape_of(inputs[0], node.op_type, attributes, where)]
-    elif node.op_type in folding.FOLDED and folding.foldable(inputs):
+    elif node.op_type in folding.FOLDED and (folding.foldable(inputs) or _is_state(file, node, inputs)):
         arrays = [None if one is None else lowering.fixed(one) for one in inputs]
         found = folding.folded(file.opset, node, arrays, where)
     else:
@@ -231,6 +274,15 @@ def _node(lowering: Lowering, number: int, node: NodeProto, readers: set[str]) -
         if len(found) < read:
             raise ValueError(f"{where}: there is no rule for its output {len(found)}")
     lowering.values.update({name: one for name, one in zip(node.output, found, strict=False) if name})
+
+
+def _is_state(file: File, node: NodeProto, inputs: Sequence[Value | None]) -> bool:
+    """Whether it repeats zeros as the first state of a recurrent layer; such zeros are no weights."""
+    states = {name for one in file.graph.node if one.op_type in STATEFUL for name in one.input[5:7]}
+    zeros = inputs[0]
+    return (
+        node.op_type == "Expand" and node.output[0] in states and isinstance(zeros, Fixed) and not zeros.arrays[0].any()
+    )
 
 
 def _attribute(file: File, one: AttributeProto, where: str) -> Any:

@@ -32,14 +32,38 @@ def reshape(call: Call) -> Value:
         raise call.refuse("the number of axes depends on the number of samples")
     if x.weight or _both(x)[0] == _both(x)[1]:
         return call.step("reshape", x, shape=list(shapes[0]))
-    if math.prod(shapes[1]) != math.prod(_both(x)[1]):  # exported for a fixed number of samples
-        rest = math.prod(shapes[1][1:])
-        shapes[1] = (math.prod(_both(x)[1]) // max(1, rest), *shapes[1][1:])
+    if call.lowering.of_fixed_samples:
+        shapes[1] = _of_more_samples(call, *_both(x), shapes[0]) or shapes[1]
     if math.prod(shapes[1]) != math.prod(_both(x)[1]):
         raise call.refuse(f"it makes {list(shapes[1])} of {list(_both(x)[1])}")
     if len(shapes[0]) == 2 and shapes[0][0] == _both(x)[0][0] and shapes[1][0] == _both(x)[1][0] and x.rank > 2:
         return call.step("flatten", x, start=1)
     return call.reshaped(x, *shapes)
+
+
+def _of_more_samples(
+    call: Call, one: tuple[int, ...], other: tuple[int, ...], target: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """What a reshape of `one` to `target` makes of `other`, whose axis of samples is longer; None if that is not known.
+
+    A file that was exported for a fixed number of samples says that number wherever it reshapes. Numbers keep their
+    order, so where that axis begins and ends, an axis of the target begins or ends too; often two do, one that it is
+    merged into from the left and one from the right, and the lowering has to guess.
+    """
+    longer = [axis for axis, sizes in enumerate(zip(one, other, strict=True)) if sizes[0] != sizes[1]]
+    if len(longer) != 1:
+        return None
+    (axis,) = longer
+    before, upto = math.prod(one[:axis]), math.prod(one[: axis + 1])
+    found = [
+        (*target[:place], size * other[axis] // one[axis], *target[place + 1 :])
+        for place, size in enumerate(target)
+        if (math.prod(target[:place]) == before or math.prod(target[: place + 1]) == upto)
+        and size * other[axis] % one[axis] == 0
+    ]
+    if len(target) >= len(one):
+        found.reverse()  # heads that are split off are merged with the samples on their left
+    return found[call.lowering.guess(len(found))] if found else None
 
 
 def _target(call: Call, was: tuple[int, ...], target: list[int]) -> tuple[int, ...]:
