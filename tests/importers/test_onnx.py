@@ -357,17 +357,20 @@ def test_a_file_for_one_sample_becomes_a_net_for_any_number(tmp_path: Path):
     assert about["floats"]["in_tensors"] == sum(one.numel() for one in net.parameters())
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_file_for_one_sample_that_mixes_more_of_them_is_refused(tmp_path: Path):
-    class Mixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+class Columns(nn.Module):
+    """Of several samples read as one column, a softmax would mix them."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.last(torch.softmax(self.first(x).reshape(1, 4), 0))
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 3)
 
-    torch.onnx.export(Mixed().eval(), (torch.randn(1, 4),), tmp_path / "net.onnx", dynamo=False)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x.reshape(4, 1).transpose(0, 1).softmax(-1).transpose(0, 1).reshape(1, 4))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns of itself
+def test_a_file_for_one_sample_that_would_mix_more_of_them_is_refused(tmp_path: Path):
+    torch.onnx.export(Columns().eval(), (torch.randn(1, 4),), tmp_path / "net.onnx", dynamo=False)
     with pytest.raises(ValueError, match=r"made for 1 samples of .*, it mixes those of more"):
         onnx_files.parse(tmp_path / "net.onnx")
 

@@ -33,6 +33,7 @@ class Lowering:
 
     file: File
     samples: tuple[int, int]
+    fixed_samples: bool  # the file was made for the first number of them; the program takes any
     tensors: dict[str, Tensor] = field(default_factory=dict)  # by their names in the program
     buffers: set[str] = field(default_factory=set)
     constants: dict[str, Any] = field(default_factory=dict)
@@ -44,11 +45,6 @@ class Lowering:
     program: dict[str, Any] = field(default_factory=dict)
     guesses: list[int] = field(default_factory=list)  # which of several ways, at each place where there were some
     ways: list[int] = field(default_factory=list)  # how many there were
-
-    @property
-    def of_fixed_samples(self) -> bool:
-        """Whether the file was made for one number of samples; the program takes any."""
-        return self.samples != SAMPLES
 
     def guess(self, ways: int) -> int:
         """Which of several ways to take."""
@@ -148,30 +144,31 @@ def lower(file: File, accept: Callable[[Lowering], None] = lambda _: None) -> Lo
     """The program of a file, in `program`, and its tensors.
 
     `accept` raises ValueError where a lowering is not right. Then, and where steps do not fit together, the last guess
-    is made another way, until all have been.
+    is made another way, until all have been; the error of the one that came furthest is raised.
 
     Raises:
         ValueError: a node without a rule, or used in a way that its rule does not know; names file, node and operator.
     """
-    name, shape, samples, dtype = _input(file)
+    name, shape, count, dtype = _input(file)
+    samples = SAMPLES if count is None else (count, count + 1)
     guesses: list[int] = []
-    first: ValueError | None = None
+    furthest, told = -1, ValueError()
     for _ in range(MOST_TRIES):
-        lowering = Lowering(file, samples, guesses=guesses)
+        lowering = Lowering(file, samples, count is not None, guesses=guesses)
         try:
             _lower(lowering, name, shape, dtype)
             accept(lowering)
             return lowering
         except ValueError as error:
-            first = first or error
+            if len(lowering.steps) > furthest:
+                furthest, told = len(lowering.steps), error
         guesses = lowering.guesses[: len(lowering.ways)]
         while guesses and guesses[-1] + 1 == lowering.ways[len(guesses) - 1]:
             guesses.pop()
         if not guesses:
             break
         guesses[-1] += 1
-    assert first is not None
-    raise first
+    raise told
 
 
 def _lower(lowering: Lowering, name: str, shape: list[int], dtype: str) -> None:
@@ -203,8 +200,8 @@ def _lower(lowering: Lowering, name: str, shape: list[int], dtype: str) -> None:
     }
 
 
-def _input(file: File) -> tuple[str, list[int], tuple[int, int], str]:
-    """The name of the input, its shape without the samples, two numbers of samples, and the kind of its numbers."""
+def _input(file: File) -> tuple[str, list[int], int | None, str]:
+    """Name of the input, its shape without the samples, their number if it is fixed, and the kind of its numbers."""
     graph = file.graph
     names = {one.name for one in graph.initializer}
     inputs = [one for one in graph.input if one.name not in names]
@@ -223,8 +220,7 @@ def _input(file: File) -> tuple[str, list[int], tuple[int, int], str]:
     if any(not isinstance(size, int) or size < 1 for size in dims[1:]):
         raise ValueError(f"{where}: found the shape {dims}; only the number of samples, on axis 0, may be left open")
     first = dims[0] if isinstance(dims[0], int) and dims[0] > 0 else None
-    samples = SAMPLES if first is None else (first, first + 1)
-    return value.name, [int(size) for size in dims[1:]], samples, "float32" if kind in reading.FLOATS else "int64"
+    return value.name, [int(size) for size in dims[1:]], first, "float32" if kind in reading.FLOATS else "int64"
 
 
 def _keep(lowering: Lowering, name: str, array: np.ndarray, number: bool) -> None:

@@ -32,7 +32,7 @@ def reshape(call: Call) -> Value:
         raise call.refuse("the number of axes depends on the number of samples")
     if x.weight or _both(x)[0] == _both(x)[1]:
         return call.step("reshape", x, shape=list(shapes[0]))
-    if call.lowering.of_fixed_samples:
+    if call.lowering.fixed_samples:
         shapes[1] = _of_more_samples(call, *_both(x), shapes[0]) or shapes[1]
     if math.prod(shapes[1]) != math.prod(_both(x)[1]):
         raise call.refuse(f"it makes {list(shapes[1])} of {list(_both(x)[1])}")
