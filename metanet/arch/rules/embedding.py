@@ -49,6 +49,9 @@ def _rows(call: Call, weight: Value, indices: Tensor) -> Value:
 def chosen(call: Call, x: Value, dim: int, indices: Tensor) -> Value:
     """The positions or channels on an axis that the code chooses, [*indices] in their place."""
     x = call.active(x)
+    if x.shape[dim] == 1:  # there is nothing to choose
+        again = tuple((Dim(REPEAT, 1, size),) if size > 1 else () for size in indices.shape)
+        return replace(x, axes=(*x.axes[:dim], *again, *x.axes[dim + 1 :]))
     call.decide(x, [axis for axis in range(len(x.sizes)) if axis not in {one.axis for one in x.axes[dim]}])
     if x.carries(dim):
         return _channels(call, x, dim, indices)
