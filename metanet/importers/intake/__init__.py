@@ -14,5 +14,6 @@ splits.py      the part and label that a JSON of splits gives to files
 source.py      what a format gives: columns, and a stream of nets
 fitting.py     foreign tensors -> the state_dict of a module, checked name by name and shape by shape
 described.py   files that say their own architecture, and a table beside them
+groups.py      nets, numbered and gathered by architecture -> shards and manifest
 writing.py     the stream -> a zoo
 """
