@@ -40,6 +40,9 @@ class Options:
     non_finite: str | None = field(
         default=None, metadata={"help": "weights that are not finite: leave_out (if left out), refuse or keep"}
     )
+    verify: str | None = field(
+        default=None, metadata={"help": "accuracy: some nets must do on their image sets what the source says"}
+    )
 
 
 def main(options: Options) -> None:

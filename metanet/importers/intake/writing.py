@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metanet import formats, importers, machine
 from metanet.commandline import RefusedError
-from metanet.importers.intake import fitting
+from metanet.importers.intake import accuracy, fitting
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.groups import JOURNAL, NOTHING, ChangedError, Groups
 from metanet.importers.intake.parser import Parser
@@ -37,6 +37,7 @@ def import_zoo(
     *,
     workers: int | None = None,
     non_finite: str = "leave_out",
+    verify: str | None = None,
     **options: Any,
 ) -> Zoo:
     """The zoo in the folder `out`, made of the foreign files at `path`; other options are those of the format.
@@ -44,7 +45,8 @@ def import_zoo(
     Equal sources give equal bytes, whatever the number of `workers` that parse checkpoints (as many as cores if left
     out; one does everything in turn) and however often the import was interrupted. What is left out stands in
     left_out.json, with a count and a reason. Nets with weights that are not finite are left out, make the import fail
-    ("refuse"), or are kept with status "diverged".
+    ("refuse"), or are kept with status "diverged". With verify="accuracy" some nets are tried on their image sets; see
+    `metanet.importers.intake.accuracy`.
 
     Raises:
         ValueError: an unknown format or option, damaged files, or nothing that can be imported.
@@ -58,6 +60,8 @@ def import_zoo(
     formats.check_options(format, reader.read, options)
     if non_finite not in NON_FINITE:
         raise ValueError(f"non_finite={non_finite}: expected one of {', '.join(NON_FINITE)}")
+    if verify not in (None, "accuracy"):
+        raise ValueError(f"verify={verify}: expected accuracy")
     if out.exists():
         raise FileExistsError(f"{out}: is there already. Remove it, or choose another out=.")
     unfinished = out.with_name(f".{out.name}.import{disk.TEMPORARY}")
@@ -79,6 +83,10 @@ def import_zoo(
                 _clear(unfinished)
                 disk.write_atomically(unfinished / BEGUN, begun)
                 _fill(unfinished, out.name, reader, Folder(path), parser, told, workers)
+            if verify:
+                zoo = open_zoo(unfinished)
+                record = {**zoo.record, "verified": {verify: accuracy.check(zoo)}}
+                disk.write_atomically(unfinished / layout.RECORD, layout.pack(record))
             os.replace(unfinished, out)
             disk.sync_folder(out.parent)
         except BaseException:
