@@ -64,6 +64,8 @@ __all__ = [
     "tap_slots",
 ]
 
+CHUNK_BYTES = 8 << 20
+
 
 @dataclass(frozen=True)
 class Blocked:
@@ -109,12 +111,15 @@ def sparse(template: Template, params: Mapping[str, Tensor], bidirectional: bool
     wires = wiring(template, bidirectional, device)
     nodes, edges = len(wires.node_space), len(wires.edge_relation)
 
-    taps = like.new_zeros(nets, edges * len(TAP_COLUMNS))
+    taps = like.new_empty(nets, edges * len(TAP_COLUMNS))
     weights = torch.cat([block.flatten(1) for block in view.edges], dim=1)
-    for places in wires.weights:
-        taps.index_copy_(1, places, weights)
-    if len(wires.ones):
-        taps.index_fill_(1, wires.ones, 1.0)
+    at_once = max(1, CHUNK_BYTES // max(1, taps[:1].nbytes))  # nets whose taps stay in the cache until they are filled
+    for rows, values in zip(taps.split(at_once), weights.split(at_once), strict=True):
+        rows.zero_()
+        for places in wires.weights:
+            rows.index_copy_(1, places, values)
+        if len(wires.ones):
+            rows.index_fill_(1, wires.ones, 1.0)
     net = torch.arange(nets, device=device)
 
     def counted(numbers: Tensor, per_net: int) -> Tensor:
