@@ -75,7 +75,7 @@ def test_an_end_at_any_operation_on_a_file_loses_nothing(
         (folder / "disk").mkdir(parents=True)
         after = import_on(Disk(folder / "disk"), source, folder / "left", end)
         last = after.operations[-3:]
-        renamed = last[-1] == ("replace", Path("zoo"))  # a folder moves as a whole, and "some" draws file by file
+        renamed = last[-1:] == [("replace", Path("zoo"))]  # a folder moves as a whole, and "some" draws file by file
         for left in LEFT[:2] if renamed else LEFT:
             assert made_whole(folder / "left" / left, source) == whole, (end, left, last)
         if (after.root / "zoo").exists():
