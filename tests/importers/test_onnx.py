@@ -1,5 +1,6 @@
 """Format onnx: whole files, what their tensors become, and what is refused."""
 
+import itertools
 import json
 import os
 import re
@@ -235,6 +236,14 @@ def test_what_is_not_read_is_told_with_its_place(tmp_path: Path, name: str):
     with pytest.raises(ValueError, match=message) as told:
         onnx_files.parse(path)
     assert str(path) in str(told.value)
+
+
+def test_the_values_of_a_deep_net_need_not_fit_into_memory_together(tmp_path: Path, parser: Parser):
+    ends = [f"{name} -> {after}" for name, after in itertools.pairwise(["a", *(f"b{n}" for n in range(80)), "y"])]
+    nodes: list[Node] = [("Conv", "x w -> a", {"pads": [1, 1, 1, 1]}), *(("Tanh", one, {}) for one in ends)]
+    path = put(tmp_path / "net.onnx", nodes, weights({"w": [16, 1, 3, 3]}), ["samples", 1, 112, 112])
+    (answer,) = parser.parse([path], "onnx")  # 81 values of 3.2 MB in double precision; the limit is 192 MB
+    assert not isinstance(answer, ValueError), answer
 
 
 @pytest.mark.parametrize("shape", [[1 << 40], [1 << 20, 1 << 20]])

@@ -31,7 +31,7 @@ READERS = {
     "wild_park": "metanet.importers.intake.objects:wild_park",
 }
 SPARE_BYTES = 192 << 20  # of memory beyond what the process has at its start
-COPIES = 32  # of a job's files that fit into its memory beside that: a reader of ONNX runs the net
+COPIES = 8  # of a job's files that fit into its memory beside that
 SECONDS = 60  # of processor time for a job
 FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.", "socket.", "ctypes.dlopen", "shutil.")
 

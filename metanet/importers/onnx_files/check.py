@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,12 @@ def equal(file: File, lowered: Lowering) -> None:
     if not any(np.isfinite(np.asarray(one, np.float64)).any() for one in reference.values()):  # as of logarithms
         feed = _random_input(file, lowered, 0.0)
         reference = _reference(file, feed, names)
-    values = _run(lowered, next(iter(feed.values())))
+    x = next(iter(feed.values()))
+    values = _run(lowered, x, lowered.program["outputs"])
     if all(distance(values[lowered.values[name].name], reference[name]) <= tolerance for name in names):  # type: ignore[union-attr]
         return
     inner = list(dict.fromkeys(name for node in graph.node for name in node.output if name))
-    reference = _reference(file, feed, inner)
+    reference, values = _reference(file, feed, inner), _run(lowered, x, [step["name"] for step in lowered.steps])
     for name in inner:
         value = lowered.values.get(name)
         if not isinstance(value, Active) or not isinstance(values.get(value.name), Tensor):
@@ -55,9 +57,10 @@ def independent(lowered: Lowering) -> None:
     one = _random_input(lowered.file, lowered, -1.0)
     ((name, first),) = one.items()
     both = np.concatenate([first, np.random.default_rng(1).permuted(first.reshape(-1)).reshape(first.shape)])
-    together = _run(lowered, both)
-    apart = [_run(lowered, part) for part in np.split(both, 2)]
-    for output in lowered.program["outputs"]:
+    outputs = lowered.program["outputs"]
+    together = _run(lowered, both, outputs)
+    apart = [_run(lowered, part, outputs) for part in np.split(both, 2)]
+    for output in outputs:
         wanted, found = torch.cat([values[output] for values in apart]), together[output]
         if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-6, atol=1e-9, equal_nan=True):
             raise ValueError(f"{lowered.file.path}: made for {len(first)} samples of {name!r}, it mixes those of more")
@@ -92,13 +95,17 @@ def _reference(file: File, feed: dict[str, np.ndarray], names: list[str]) -> dic
         raise ValueError(f"{file.path}: onnx's reference evaluator cannot run it: {why}") from error
 
 
-def _run(lowered: Lowering, x: np.ndarray) -> dict[str, Any]:
-    """The results of all steps, in double precision."""
+def _run(lowered: Lowering, x: np.ndarray, kept: Collection[str]) -> dict[str, Any]:
+    """The results of the steps that are `kept`, in double precision; others are freed once nothing reads them."""
     program = Program(lowered.program).double().eval()
     program.load_state_dict({name: tensor.double() for name, tensor in lowered.tensors.items()})
     values: dict[str, Any] = dict(program.named_parameters()) | dict(program.named_buffers())
     values["input"] = torch.from_numpy(x.astype(np.int64 if x.dtype.kind == "i" else np.float64))
+    last = {name: place for place, step in enumerate(program.steps) for name in step.inputs if name is not None}
     with torch.no_grad():
-        for step in program.steps:
+        for place, step in enumerate(program.steps):
             values[step.name] = step(values)
+            for name in {*step.inputs, step.name} - {None}:
+                if name not in kept and last.get(name, place) == place:
+                    values.pop(name, None)
     return values
