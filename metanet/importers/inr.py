@@ -23,6 +23,7 @@ from torch import Tensor
 from metanet.importers.intake import fitting, splits
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parser
+from metanet.importers.intake.reading import each
 from metanet.importers.intake.source import Foreign, LeftOut, Source
 
 PATTERNS = ("**/*.pth", "**/*.pt")
@@ -75,19 +76,14 @@ def _nets(
     omega: int,
     offset: float,
 ) -> Iterator[Foreign | LeftOut]:
-    paths: dict[str, Any] = {}
-    for name in names:
-        try:
-            paths[name] = folder.file(name)
-        except (ValueError, OSError) as error:
-            yield LeftOut.of(name, error)
-    for where, answer in zip(paths, parser.parse(paths.values()), strict=True):
+    for place, answer in each(folder, parser, names):
+        where = names[place]
         image = next((part for part in PurePosixPath(where).parts[:-1] if IMAGE.fullmatch(part)), None)
         in_path = IMAGE.sub(r"\1", image) if image else None
         said = listed.get(where, {})
         label = str(said["label"]) if said else in_path
         try:
-            if isinstance(answer, ValueError):
+            if isinstance(answer, Exception):
                 raise answer
             arch = architecture(answer.tensors, SIDES.get(image_set or "", 28), omega, where)
             tensors = fitting.in_order(answer.tensors, arch, where)
@@ -103,5 +99,5 @@ def _nets(
                 values={"label": label},
                 metadata={"split": said.get("split"), "label": label},
             )
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             yield LeftOut.of(where, error)

@@ -22,6 +22,7 @@ from typing import Any
 from metanet.importers.intake import splits
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parsed, Parser
+from metanet.importers.intake.reading import each
 from metanet.importers.intake.source import Foreign, LeftOut, Source
 
 HYPERPARAMETERS = {"optimizer": str, "learning_rate": float, "batch_size": int, "weight_decay": float, "seed": int}
@@ -92,21 +93,16 @@ def architecture(answer: Parsed, where: str) -> dict[str, Any]:
 def _nets(
     folder: Folder, parser: Parser, names: list[str], listed: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Foreign | LeftOut]:
-    paths: dict[str, Any] = {}
-    for name in names:
-        try:
-            paths[name] = folder.file(name)
-        except (ValueError, OSError) as error:
-            yield LeftOut.of(name, error)
     last: dict[str, int] = {}
-    for name in paths:
+    for name in names:
         last[_run(name)] = max(last.get(_run(name), 0), _number(name) or 0)
-    for where, answer in zip(paths, parser.parse(paths.values(), "wild_park"), strict=True):
+    for place, answer in each(folder, parser, names, "wild_park"):
+        where = names[place]
         try:
-            if isinstance(answer, ValueError):
+            if isinstance(answer, Exception):
                 raise answer
             yield _net(where, answer, last[_run(where)], listed.get(where, {}))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             yield LeftOut.of(where, error)
 
 

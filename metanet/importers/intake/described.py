@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from metanet.importers.intake import labels as tables
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parser
+from metanet.importers.intake.reading import each
 from metanet.importers.intake.source import Foreign, LeftOut, Source
 
 LABELS = ("metadata.csv", "metadata.parquet", "metadata.json")
@@ -30,16 +31,10 @@ def source(folder: Folder, parser: Parser, names: list[str], reader: str, labels
 def _nets(
     folder: Folder, parser: Parser, rows: list[tables.Row], reader: str, kinds: Mapping[str, type]
 ) -> Iterator[Foreign | LeftOut]:
-    found = []
-    for row in rows:
+    for place, answer in each(folder, parser, [row["path"] for row in rows], reader):
+        row = rows[place]
         try:
-            found.append((row, folder.file(row["path"])))
-        except (ValueError, OSError) as error:
-            yield LeftOut.of(row["path"], error)
-    answers = parser.parse((path for _, path in found), reader)
-    for (row, _), answer in zip(found, answers, strict=True):
-        try:
-            if isinstance(answer, ValueError):
+            if isinstance(answer, Exception):
                 raise answer
             for beside in answer.metadata.get(BESIDE, ()):
                 folder.file(str(PurePosixPath(row["path"]).parent / beside))  # so that it counts as read

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parsed, Parser
+from metanet.importers.intake.reading import each
 from metanet.importers.intake.source import Foreign, LeftOut, Source
 from metanet.zoo import manifest, nets
 from metanet.zoo.families import factory
@@ -140,20 +141,14 @@ def _nets(
     by_file: dict[str, list[Row]] = {}
     for row in rows:
         by_file.setdefault(row["path"], []).append(row)
-    paths = []
-    for name in by_file:
-        try:
-            paths.append((name, folder.file(name)))
-        except (ValueError, OSError) as error:
-            yield from (LeftOut.of(_where(row), error) for row in by_file[name])
-    answers = parser.parse(path for _, path in paths)
-    for (name, _), answer in zip(paths, answers, strict=True):
-        for row in by_file[name]:
+    names = list(by_file)
+    for place, answer in each(folder, parser, names):
+        for row in by_file[names[place]]:
             try:
-                if isinstance(answer, ValueError):
+                if isinstance(answer, Exception):
                     raise answer
                 yield net(row, answer, archs.of(row, _where(row)), kinds)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 yield LeftOut.of(_where(row), error)
 
 

@@ -71,9 +71,16 @@ def _conv(rank: int, build: Builder, layer: Layer) -> Value:
     if type(groups) is not int or groups < 1 or x.shape[-1] % groups or out % groups:
         raise ValueError(f"found {groups} groups of {x.shape[-1]} channels")
     found = layer.weights(("kernel", [*kernel, x.shape[-1] // groups, out]), *_bias(layer, out))
-    weight = build.tensor(layer.name, "weight", np.moveaxis(found["kernel"], (-1, -2), (0, 1)))
-    bias = build.tensor(layer.name, "bias", found["bias"]) if "bias" in found else None
-    y = _convolved(build, layer, x, weight, bias, groups, out, rank)
+    return _finished(build, layer, x, np.moveaxis(found["kernel"], (-1, -2), (0, 1)), found.get("bias"), groups, rank)
+
+
+def _finished(
+    build: Builder, layer: Layer, x: Value, kernel: np.ndarray, bias: np.ndarray | None, groups: int, rank: int
+) -> Value:
+    """x through a convolution with a kernel [out, in / groups, *kernel] and the layer's activation."""
+    weight = build.tensor(layer.name, "weight", kernel)
+    name = None if bias is None else build.tensor(layer.name, "bias", bias)
+    y = _convolved(build, layer, x, weight, name, groups, len(kernel), rank)
     return activations.apply(build, y, layer.get("activation"), layer.major)
 
 
@@ -83,10 +90,7 @@ def _depthwise(rank: int, build: Builder, layer: Layer) -> Value:
     kernel = layer.sizes("kernel_size", rank)
     out = channels * multiplier
     found = layer.weights(("kernel", [*kernel, channels, multiplier]), *_bias(layer, out))
-    weight = build.tensor(layer.name, "weight", _by_channel(found["kernel"]))
-    bias = build.tensor(layer.name, "bias", found["bias"]) if "bias" in found else None
-    y = _convolved(build, layer, x, weight, bias, channels, out, rank)
-    return activations.apply(build, y, layer.get("activation"), layer.major)
+    return _finished(build, layer, x, _by_channel(found["kernel"]), found.get("bias"), channels, rank)
 
 
 def _separable(rank: int, build: Builder, layer: Layer) -> Value:
