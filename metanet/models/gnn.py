@@ -18,11 +18,13 @@ from metanet.normalise import Magnitudes, Standardise, signed_log
 from metanet.views.graph import (
     BLOCK_CODES,
     GRID,
+    LINK_EDGE_CODES,
     POSITION_CODES,
     SPACE_CODES,
     block_codes,
     blocked,
     fixed_positions,
+    link_edge_codes,
     link_ends,
     space_codes,
     tap_layers,
@@ -225,6 +227,7 @@ class Layer(nn.Module):
         self.ends = nn.Linear(width, 2 * edge_width, bias=False)  # A and B
         self.edge = nn.Linear(edge_width, edge_width)
         self.links = nn.ModuleDict({kind: nn.Linear(width, width, bias=False) for kind in links})
+        self.link_in = nn.Linear(LINK_EDGE_CODES, width, bias=False)
         pooled = len(statistics) * edge_width
         self.along = nn.Linear(pooled, width, bias=False)
         self.against = nn.Linear(pooled, width, bias=False) if reverse else None
@@ -252,14 +255,17 @@ class Layer(nn.Module):
             if self.edge_update is not None:
                 e = e + self.edge_update(rearrange(messages, "n g o i d -> n (g o) i d"))
             new_edges.append(e)
-        for link, ends in zip(template.links, link_ends(template, nodes[0].device), strict=True):
+        device = nodes[0].device
+        for link, ends, codes in zip(
+            template.links, link_ends(template, device), link_edge_codes(template, device), strict=True
+        ):
             if link.kind not in self.links:
                 raise ValueError(
                     f"the net has a link {link.kind!r} from {template.spaces[link.source].name} to "
                     f"{template.spaces[link.target].name}; this gnn was trained on nets without such links"
                 )
             source, target = ends.T
-            carried = self.links[link.kind](normed[link.source])[:, source]
+            carried = self.links[link.kind](normed[link.source])[:, source] + self.link_in(codes.to(normed[0]))
             inbox[link.target] = inbox[link.target].index_add(1, target, carried)
         return [x + self.update(message) for x, message in zip(nodes, inbox, strict=True)], new_edges
 

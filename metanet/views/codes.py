@@ -132,13 +132,10 @@ def block_codes(template: Template, device: Device = None) -> Float32[Tensor, "b
     return _table(rows, BLOCK_COLUMNS).to(device)
 
 
-def link_codes(link: Link) -> Float32[Tensor, " codes"]:
-    """BLOCK_COLUMNS of a link: how it walks through the positions, where they are put."""
-    row = {}
-    for name in ("layout", "places"):
-        value = "" if name == "places" and "taps" in link.attributes else link.attributes.get(name, "")
-        row |= _attribute_codes(f"link {link.kind!r}", name, value)
-    return _table([row], BLOCK_COLUMNS)[0]
+@once_per_object
+def link_codes(template: Template, device: Device = None) -> Float32[Tensor, "links codes"]:
+    """One row of BLOCK_COLUMNS per link: how it walks through the positions, where they are put."""
+    return _table(map(_link_row, template.links), BLOCK_COLUMNS).to(device)
 
 
 @once_per_object
@@ -201,6 +198,14 @@ def _operation_codes(space: Space) -> dict[str, float]:
         raise ValueError(
             f"space {space.name!r}: {len(space.operations)} operations, expected at most {_MOST_OPERATIONS}"
         )
+    return row
+
+
+def _link_row(link: Link) -> dict[str, float]:
+    row = {}
+    for name in ("layout", "places"):
+        value = "" if name == "places" and "taps" in link.attributes else link.attributes.get(name, "")
+        row |= _attribute_codes(f"link {link.kind!r}", name, value)
     return row
 
 

@@ -30,6 +30,7 @@ from metanet.views.taps import GRID, bins, grid_of, slots, tap_layers, tap_slots
 EDGE_TYPES = ("weight", "weight_reversed", *(f"{k}{way}" for k in LINKS for way in ("", "_reversed")))
 TAP_COLUMNS = tuple(f"tap.{row}.{column}" for row in range(GRID) for column in range(GRID))
 RELATION_COLUMNS = (*BLOCK_COLUMNS, "plane", "row_in_bin", "column_in_bin", *(f"type.{name}" for name in EDGE_TYPES))
+LINK_EDGE_CODES = len(BLOCK_COLUMNS) + GRID * GRID + 3
 GRAPH_COLUMNS = ("log2_params", "log2_nodes", "log2_edges", "log2_depth")
 NODE_COLUMNS = (*VECTOR_ROLES, *SPACE_COLUMNS, *(f"position.bit{i}" for i in range(POSITION_CODES)))  # once widened
 EDGE_COLUMNS = (*TAP_COLUMNS, *RELATION_COLUMNS)  # once widened
@@ -80,7 +81,7 @@ def wiring(template: Template, bidirectional: bool = False, device: Device = Non
     codes = block_codes(template)
     parts = [_block_edges(block, codes[i], first) for i, block in enumerate(blocks)]
     starts = list(accumulate((len(part.ends) for part in parts), initial=0))
-    parts += [_link_edges(link, i, template, first) for i, link in enumerate(links, start=len(blocks))]
+    parts += [_link_edges(link, row, template, first) for link, row in zip(links, link_codes(template), strict=True)]
     one_way = sum(len(part.ends) for part in parts)
     numbers = list(range(len(parts)))
     if bidirectional:
@@ -166,15 +167,38 @@ def _ends(link: Link, template: Template) -> Int64[Tensor, "edges 2"]:
     return torch.stack(ends, dim=1)
 
 
-def _link_edges(link: Link, number: int, template: Template, first: Tensor) -> _Edges:
+def _link_taps(link: Link) -> tuple[Int64[Tensor, " edges"], Int64[Tensor, "edges 3"]]:
+    """The slot of the position that each edge of a link with taps stands for, and `bins` of it."""
+    grid = grid_of(link.attributes["taps"], f"link {link.kind!r}")
+    position = torch.tensor(link.attributes["places"])
+    return slots(*grid)[position], bins(*grid)[position]
+
+
+@once_per_object
+def link_edge_codes(template: Template, device: Device = None) -> list[Float32[Tensor, "_ codes"]]:
+    """Of each link [edges, LINK_EDGE_CODES], the edges as in `link_ends`: `link_codes`, then the position of the edge.
+
+    A position is a 1 in its slot of the GRID x GRID grid and its `bins`; zeros where edges stand for no position.
+    """
+    tables = []
+    for link, ends, codes in zip(template.links, link_ends(template), link_codes(template), strict=True):
+        table = torch.zeros(len(ends), LINK_EDGE_CODES)
+        table[:, : len(codes)] = codes
+        if "taps" in link.attributes:
+            slot, bin = _link_taps(link)
+            table[torch.arange(len(ends)), len(codes) + slot] = 1.0
+            table[:, -3:] = bin.float()
+        tables.append(table.to(device))
+    return tables
+
+
+def _link_edges(link: Link, codes: Tensor, template: Template, first: Tensor) -> _Edges:
     """The edges of a link; those of one with taps ("flatten") have a tap of 1 where their position lies."""
     ends = _ends(link, template)
     slot = torch.full((len(ends),), -1)
     within, layer = torch.zeros(1, 3, dtype=torch.int64), torch.zeros(len(ends), dtype=torch.int64)
     if "taps" in link.attributes:
-        grid = grid_of(link.attributes["taps"], f"link {number}")
-        position = torch.tensor(link.attributes["places"])
-        slot = slots(*grid)[position]
-        within, layer = bins(*grid)[position].unique(dim=0, return_inverse=True)
+        slot, bin = _link_taps(link)
+        within, layer = bin.unique(dim=0, return_inverse=True)
     ends = ends + first[[link.source, link.target]]
-    return _Edges(ends, layer, within, slot, link_codes(link), EDGE_TYPES.index(link.kind))
+    return _Edges(ends, layer, within, slot, codes, EDGE_TYPES.index(link.kind))

@@ -20,6 +20,7 @@ from metanet.arch.depth import depths, heights
 from metanet.arch.template import VECTOR_ROLES, Link, Template
 from metanet.arch.trace import trace
 from metanet.views.graph import (
+    BLOCK_CODES,
     EDGE_COLUMNS,
     EDGE_TYPES,
     GRAPH_COLUMNS,
@@ -31,6 +32,8 @@ from metanet.views.graph import (
     ParameterGraph,
     blocked,
     graph_of,
+    link_edge_codes,
+    link_ends,
     sparse,
     state_dict_of,
     tap_layers,
@@ -363,3 +366,19 @@ def test_slots_and_layers_tell_every_tap_apart():
     for block in traced(cnn(side=16), 16)[0].blocks:
         places = torch.cat([tap_slots(block)[:, None], tap_layers(block)], dim=1)
         assert len(places.unique(dim=0)) == block.shape[2]
+
+
+def test_the_codes_of_a_link_in_the_blocked_layout_are_those_of_its_edges_in_the_sparse_one():
+    template, state = traced(Residual().double())
+    graph = graph_of(template, state).widened()
+    columns = range(len(TAP_COLUMNS) + BLOCK_CODES + 3)  # taps, codes, plane, row and column within the bin
+    starts = torch.tensor([0, *(space.size for space in template.spaces)]).cumsum(0)
+    for number, (link, ends, codes) in enumerate(
+        zip(template.links, link_ends(template), link_edge_codes(template), strict=True), start=len(template.blocks)
+    ):
+        of_link = graph.edge_block == number
+        sparse_ends = (graph["edge_index"][:, of_link].T - starts[[link.source, link.target]]).tolist()
+        found = sorted(zip(sparse_ends, graph["edge_attr"][of_link][:, columns].tolist(), strict=True))
+        shared, slots, bins = codes.double().split([BLOCK_CODES, GRID * GRID, 3], dim=1)
+        assert found == sorted(zip(ends.tolist(), torch.cat([slots, shared, bins], 1).tolist(), strict=True))
+    assert {link.kind for link in template.links} >= {"flatten", "add"}
