@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_WAIT = 5_000_000  # cycles of a GPU, about 3 ms: in that time a host launches hundreds of kernels
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -81,6 +82,29 @@ def seconds_per_call(work: Callable[[], object], device: str = "cpu", least_seco
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
     return sorted(taken)[len(taken) // 2]
+
+
+def busy_seconds(work: Callable[[], object], device: torch.device, calls: int = 3) -> float:
+    """The least time that a device is busy with one call, after one that does not count; a GPU's without the launches,
+    which are queued up while it is kept waiting.
+    """
+    work()
+    taken: list[float] = []
+    for _ in range(calls):
+        if device.type != "cuda":
+            start = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - start)
+            continue
+        begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)  # whatever else is running would be measured too
+        torch.cuda._sleep(_WAIT)
+        begun.record()
+        work()
+        ended.record()
+        torch.cuda.synchronize(device)
+        taken.append(begun.elapsed_time(ended) / 1000)
+    return min(taken)
 
 
 def sgemm_rate(device: str = "cpu", size: int = 1024) -> float:

@@ -32,7 +32,7 @@ from benchmark_zoo import Options as GroupOptions
 from metanet import commandline, machine
 from metanet.reporting.tables import Cell, Column, Table, to_markdown
 from metanet.zoo import plan, sizes
-from metanet.zoo.convolutions import VARIANTS
+from metanet.zoo.convolutions import VARIANTS, why_not
 from metanet.zoo.estimate import estimate
 from metanet.zoo.fit import Training
 from metanet.zoo.plan import Group
@@ -98,6 +98,7 @@ def ways(device: str) -> dict[str, Found]:
     return {
         f"{convolution}{', graph' if graph else ''}": {"convolution": convolution, "graphs": graph}
         for convolution in VARIANTS
+        if why_not(convolution, torch.device(device)) is None
         for graph in graphs
     }
 

@@ -1,19 +1,24 @@
 """Ways to run one convolution of every net of a stack at once. Which is fastest depends on the shapes and the device.
 
-Each takes x [batch, nets * in, h, w], the weights [nets * out, in, *taps], the biases [nets * out] and `Options`.
+Each takes x [batch, nets * in, h, w], the weights [nets * out, in, *taps], the biases [nets * out] and `Options`. What
+it gives may lie in another memory format than x.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+
+from metanet import machine
 
 Pixels = Float[Tensor, "batch channels h w"]
 Convolved = Float[Tensor, "batch outputs new_h new_w"]
@@ -36,8 +41,13 @@ Convolve = Callable[[Pixels, Weights, Bias, Options], Convolved]
 
 
 def grouped(x: Pixels, weight: Weights, bias: Bias, options: Options) -> Convolved:
-    """One grouped convolution of cuDNN or oneDNN."""
+    """One grouped convolution of cuDNN or oneDNN, in the memory format of x: a stack's has channels innermost."""
     return _Grouped.apply(x, weight, bias, options)  # type: ignore[return-value]
+
+
+def planar(x: Pixels, weight: Weights, bias: Bias, options: Options) -> Convolved:
+    """The same with pixels innermost."""
+    return _Grouped.apply(x.contiguous(), weight, bias, options)  # type: ignore[return-value]
 
 
 class _Grouped(torch.autograd.Function):
@@ -77,14 +87,8 @@ class _Grouped(torch.autograd.Function):
 
 def unfolded(x: Pixels, weight: Weights, bias: Bias, options: Options) -> Convolved:
     """Every window copied out, then one batched product over nets. Takes a kernel's number of taps times the memory."""
-    taps = (weight.shape[2], weight.shape[3])
-    height, width = (
-        (size + 2 * pad - spread * (tap - 1) - 1) // stride + 1
-        for size, pad, spread, tap, stride in zip(
-            x.shape[2:], options.padding, options.dilation, taps, options.stride, strict=True
-        )
-    )
-    windows = F.unfold(x, taps, options.dilation, options.padding, options.stride)
+    height, width = _new_size(x, weight, options)
+    windows = F.unfold(x, (weight.shape[2], weight.shape[3]), options.dilation, options.padding, options.stride)
     windows = rearrange(windows, "b (g i) p -> g i (b p)", g=options.groups)
     products = torch.bmm(rearrange(weight, "(g o) i kh kw -> g o (i kh kw)", g=options.groups), windows)
     if bias is not None:
@@ -95,46 +99,129 @@ def unfolded(x: Pixels, weight: Weights, bias: Bias, options: Options) -> Convol
     return y
 
 
-class Fastest:
-    """That of some variants which was fastest forward and backward, measured once for shapes that are new."""
+def gathered(x: Pixels, weight: Weights, bias: Bias, options: Options) -> Convolved:
+    """Products of windows that Triton gathers on the way (implicit_gemm.py).
 
-    def __init__(self, *variants: Convolve, repeats: int = 3):
-        self.variants, self.repeats = variants, repeats
-        self.chosen: dict[tuple[object, ...], Convolve] = {}
+    Raises:
+        ValueError: no Triton, or none that runs on this device.
+    """
+    return _Gathered.apply(x, weight, bias, options)  # type: ignore[return-value]
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+        weight = weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.options, ctx.bias = options, bias is not None
+        return _kernels(x.device).values(x, weight, bias, _new_size(x, weight, options), options)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (x, weight), options, kernels = ctx.saved_tensors, ctx.options, _kernels(gradient.device)
+        to_x = kernels.to_input(gradient, weight, x, options) if ctx.needs_input_grad[0] else None
+        return to_x, *kernels.to_weight(gradient, x, weight, ctx.bias, options), None
+
+
+def _kernels(device: torch.device) -> ModuleType:
+    check("triton", device)
+    from metanet.zoo import implicit_gemm  # only here: it needs Triton
+
+    return implicit_gemm
+
+
+def _new_size(x: Tensor, weight: Tensor, options: Options) -> tuple[int, int]:
+    """Height and width of what a convolution gives."""
+    sizes = zip(x.shape[2:], options.padding, options.dilation, weight.shape[2:], options.stride, strict=True)
+    height, width = ((size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, pad, gap, taps, step in sizes)
+    return height, width
+
+
+@dataclass(frozen=True)
+class Case:
+    """What decides which way is fastest."""
+
+    x: tuple[int, ...]
+    strides: tuple[int, ...]  # of x
+    weight: tuple[int, ...]
+    bias: bool
+    options: Options
+    device: torch.device
+    dtype: torch.dtype
+    backward: str  # gradients that are wanted: "no", "of weights", "of all"
+
+    def __str__(self) -> str:
+        inner = "channels" if self.strides[1] == 1 else "pixels"
+        taken = f"stride {self.options.stride}, padding {self.options.padding}, dilation {self.options.dilation}"
+        return (
+            f"x {list(self.x)} with {inner} innermost, weights {list(self.weight)} in {self.options.groups} groups, "
+            f"{taken}, gradients {self.backward}, {self.dtype} on {self.device}"
+        )
+
+
+class Fastest:
+    """That of some ways which keeps the device busy for the least time, measured once in a process for every case."""
+
+    def __init__(self, ways: Mapping[str, Convolve]):
+        self.ways = ways
+        self.chosen: dict[Case, str] = {}
 
     def __call__(self, x: Pixels, weight: Weights, bias: Bias, options: Options) -> Convolved:
-        shapes = (x.shape, weight.shape, options, x.device, x.dtype)
-        if shapes not in self.chosen:
-            seconds = [self._seconds(variant, x, weight, bias, options) for variant in self.variants]
-            self.chosen[shapes] = self.variants[seconds.index(min(seconds))]
-        return self.chosen[shapes](x, weight, bias, options)
+        backward = "no" if not torch.is_grad_enabled() else "of all" if x.requires_grad else "of weights"
+        shapes = tuple(x.shape), x.stride(), tuple(weight.shape)
+        case = Case(*shapes, bias is not None, options, x.device, x.dtype, backward)
+        if case not in self.chosen:
+            seconds = {
+                name: self._seconds(way, case, x, weight, bias)
+                for name, way in self.ways.items()
+                if why_not(name, x.device) is None
+            }
+            self.chosen[case] = min(seconds, key=lambda name: seconds[name])
+        return self.ways[self.chosen[case]](x, weight, bias, options)
 
-    def _seconds(self, variant: Convolve, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> float:
-        """The least of some measurements after one that does not count; infinite where the memory does not suffice."""
-        copies = [None if value is None else value.detach().requires_grad_() for value in (x, weight, bias)]
-        sources = [copy for copy in copies if copy is not None]
-        taken = []
-        for _ in range(self.repeats + 1):
-            _wait(x.device)
-            start = time.perf_counter()
-            try:
-                with torch.enable_grad():
-                    y = variant(*copies, options)  # type: ignore[arg-type]
-                    torch.autograd.grad(y, sources, torch.ones_like(y))
-            except torch.OutOfMemoryError:
-                return float("inf")
-            _wait(x.device)
-            taken.append(time.perf_counter() - start)
-        return min(taken[1:])
+    def _seconds(self, way: Convolve, case: Case, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
+        """Forward, and backward where gradients are wanted; infinite where the memory does not suffice."""
+        x = x.detach().requires_grad_(case.backward == "of all")
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+        learned = [value.requires_grad_() for value in (weight, bias) if value is not None]
+
+        def run() -> None:
+            y = way(x, weight, bias, case.options)
+            if case.backward != "no":
+                torch.autograd.grad(y, [x, *learned] if x.requires_grad else learned, torch.ones_like(y))
+
+        try:
+            return machine.busy_seconds(run, x.device)
+        except torch.OutOfMemoryError:
+            return float("inf")
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def why_not(name: str, device: torch.device) -> str | None:
+    """What keeps a way from running on a device; None if nothing does."""
+    if name != "triton":
+        return None
+    try:
+        import triton  # noqa: F401  # type: ignore[import-not-found]
+    except ImportError as error:
+        return f"Triton is missing ({error}); torch's builds for CUDA bring it"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None  # Triton's own simulation, for tests: it runs anywhere
+    if device.type != "cuda":
+        return f"its kernels run on a GPU, found device={device}"
+    if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
+        return "Triton builds its launchers with a C compiler, and there is none: install gcc, or set CC"
+    return None
 
 
-VARIANTS: dict[str, Convolve] = {
-    "grouped": grouped,
-    "unfolded": unfolded,
-    "fastest": Fastest(grouped, unfolded),
-}
+def check(name: str, device: torch.device) -> None:
+    """ValueError for a way that does not exist, or does not run on the device."""
+    if name not in VARIANTS:
+        raise ValueError(f"convolution={name}: expected one of {', '.join(VARIANTS)}")
+    if reason := why_not(name, device):
+        raise ValueError(
+            f"convolution={name}: {reason}. Choose one of {', '.join(other for other in VARIANTS if other != name)}."
+        )
+
+
+WAYS: dict[str, Convolve] = {"grouped": grouped, "planar": planar, "unfolded": unfolded, "triton": gathered}
+VARIANTS: dict[str, Convolve] = {**WAYS, "fastest": Fastest(WAYS)}

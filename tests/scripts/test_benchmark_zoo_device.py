@@ -17,7 +17,7 @@ def test_a_rehearsal_on_the_cpu_measures_every_way_and_finds_all_right(tmp_path,
     options = device.Options(out=str(tmp_path), families=["small_cnn"], spec="zoo_specs/digits_mini.yaml", **SMALL)
     found = device.main(options)
     assert json.loads((tmp_path / "device.json").read_text()) == json.loads(json.dumps(found))
-    assert set(found["right"]["small_cnn"]) == {"grouped", "unfolded", "fastest"}
+    assert set(found["right"]["small_cnn"]) == {"grouped", "planar", "unfolded", "fastest"}
     assert max(found["right"]["small_cnn"].values()) < 1e-9
     (group,) = found["spec"].values()
     assert min(group[way] for way in ("plain", "fused", "grouped", "unfolded", "2 at once")) > 0

@@ -1,4 +1,6 @@
-"""Every way to convolve a stack gives the values and gradients of its nets' own convolutions."""
+"""Every way to convolve a stack gives the values and gradients of its nets' own convolutions (Triton's kernels:
+test_implicit_gemm.py).
+"""
 
 import pytest
 import torch
@@ -6,13 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metanet.zoo import convolutions
+from metanet import machine
 from metanet.zoo.convolutions import VARIANTS, Fastest, Options, grouped, unfolded
 
 small = st.integers(1, 3)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "triton"])
 @settings(max_examples=15, deadline=None)
 @given(
     nets=small, inputs=small, outputs=small, taps=st.tuples(small, small), stride=st.tuples(small, small),
@@ -38,9 +40,12 @@ def test_every_variant_is_a_convolution_per_net(name, nets, inputs, outputs, tap
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_fastest_is_chosen_once_for_every_shape_and_one_without_memory_never(monkeypatch):
+OPTIONS = Options((1, 1), (0, 0), (1, 1), 2)
+
+
+def test_the_fastest_is_chosen_once_for_every_case_and_one_without_memory_never(monkeypatch):
     clock = iter(map(float, range(1000)))
-    monkeypatch.setattr(convolutions.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
     calls = []
 
     def slow(*arguments):
@@ -50,11 +55,46 @@ def test_the_fastest_is_chosen_once_for_every_shape_and_one_without_memory_never
     def hungry(*arguments):
         raise torch.OutOfMemoryError
 
-    fastest = Fastest(hungry, slow, grouped)
-    options = Options((1, 1), (0, 0), (1, 1), 2)
+    fastest = Fastest({"hungry": hungry, "slow": slow, "grouped": grouped})
+    x, weight = torch.rand(1, 4, 5, 5), torch.rand(2, 2, 3, 3)
     for _ in range(2):
-        fastest(torch.rand(1, 4, 5, 5), torch.rand(2, 2, 3, 3), None, options)
-    assert list(fastest.chosen.values()) == [grouped]
+        fastest(x, weight, None, OPTIONS)
+    assert list(fastest.chosen.values()) == ["grouped"]
     assert len(calls) == 4
-    fastest(torch.rand(1, 4, 6, 6), torch.rand(2, 2, 3, 3), None, options)
-    assert len(calls) == 8
+    others = [
+        (torch.rand(1, 4, 6, 6), weight),
+        (x, torch.rand(4, 2, 3, 3)),
+        (x.double(), weight.double()),
+        (x.clone(memory_format=torch.channels_last), weight),
+        (x.clone().requires_grad_(), weight),
+    ]
+    for number, case in enumerate(others, 2):
+        fastest(*case, None, OPTIONS)
+        assert len(calls) == 4 * number
+    with torch.no_grad():
+        fastest(x, weight, None, OPTIONS)
+    assert len(calls) == 4 * 7
+    assert [case.backward for case in fastest.chosen] == ["of weights"] * 5 + ["of all", "no"]
+    assert str(next(iter(fastest.chosen))) == (
+        "x [1, 4, 5, 5] with pixels innermost, weights [2, 2, 3, 3] in 2 groups, stride (1, 1), padding (0, 0), "
+        "dilation (1, 1), gradients of weights, torch.float32 on cpu"
+    )
+
+
+def test_a_faster_way_that_comes_later_is_chosen_too(monkeypatch):
+    """The twin: it is not the last or the first one that wins."""
+    seconds = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(machine, "busy_seconds", lambda work, device: next(seconds))
+    fastest = Fastest({"first": unfolded, "second": grouped, "third": unfolded})
+    fastest(torch.rand(1, 4, 5, 5), torch.rand(2, 2, 3, 3), None, OPTIONS)
+    assert list(fastest.chosen.values()) == ["second"]
+
+
+def test_measuring_leaves_no_trace_and_passes_errors_on():
+    x, weight = torch.rand(1, 4, 5, 5, requires_grad=True), torch.rand(2, 2, 3, 3, requires_grad=True)
+    y = Fastest({"grouped": grouped, "unfolded": unfolded})(x, weight, None, OPTIONS)
+    assert x.grad is None
+    assert weight.grad is None
+    torch.testing.assert_close(y, F.conv2d(x, weight, groups=2))
+    with pytest.raises(RuntimeError, match="expected input"):
+        Fastest({"grouped": grouped})(torch.rand(1, 3, 5, 5), weight, None, OPTIONS)
