@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from metanet.arch.axes import factors_of
 from metanet.arch.certificate import certify, orbits
+from metanet.arch.functional import functional
 from metanet.arch.record import UnsupportedOperator
 from metanet.arch.symmetry import from_axes
 from metanet.arch.template import Block, Link, Space, Template
@@ -64,7 +65,7 @@ def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgr
     with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the module itself warns of is no news of this call
         try:
-            return torch.export.export(module, example_inputs, strict=False)
+            return functional(torch.export.export(module, example_inputs, strict=False))
         except Exception as error:
             why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             if "not a known type" in why:

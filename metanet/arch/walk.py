@@ -108,10 +108,15 @@ class Walk:
     def _call_function(self, node: Node, origin: Node, number: int) -> None:
         """The value of one operator call, by its rule; several where the operator returns a list."""
         known = [self.values.get(argument) for argument in node.all_input_nodes]
-        if all(isinstance(one, Tensor) for one in known):
+        if all(isinstance(one, Tensor) for one in known) and not _draws(node):
             self.values[node] = self._evaluated(node, origin)
             return
         call = self._call(node, origin)
+        if _draws(node) and call.operator.removesuffix("_") not in rules.BY_OPERATOR:
+            raise call.unsupported(
+                "it draws random numbers in eval mode too, so the net is no function of its inputs and weights. "
+                "Trace a part without it, or let the numbers be an input."
+            )
         if call.operator in _SHAPE_ONLY:
             self.values[node] = torch.full(call.shape, _SHAPE_ONLY[call.operator])
             return
@@ -156,8 +161,13 @@ class Walk:
         """What an operator that reads no input and no parameter returns."""
         if not callable(node.target) or not isinstance(node.target, torch._ops.OpOverload):
             raise self._call(node, origin).unsupported("no rule for this operator")
-        args, kwargs = map_arg((node.args, node.kwargs), lambda one: self.values[one])
+        writes = node.target._schema.is_mutable  # the memory may be the module's own
+        args, kwargs = map_arg(
+            (node.args, node.kwargs), lambda one: self.values[one].clone() if writes else self.values[one]
+        )
         result = node.target(*args, **kwargs)
+        if writes:
+            self.values[node.args[0]] = result  # type: ignore[index]
         return list(result) if isinstance(result, list | tuple) else result
 
     def _overwrite(self, node: Node, value: Value, call: Call) -> None:
@@ -194,8 +204,9 @@ class Walk:
             for position, parameter in enumerate(schema.arguments):
                 given = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name, _ABSENT)
                 arguments[parameter.name] = parameter.default_value if given is _ABSENT else known(given)
-                if isinstance(given, Node) and isinstance(given.meta.get("val"), Tensor):
-                    dtypes[parameter.name] = given.meta["val"].dtype
+                first = next((one for one in given if one is not None), None) if isinstance(given, list) else given
+                if isinstance(first, Node) and isinstance(first.meta.get("val"), Tensor):
+                    dtypes[parameter.name] = first.meta["val"].dtype
         name = ".".join(str(node.target).split(".")[:2]) if schema is not None else str(node.target)
         stack = list((origin.meta.get("nn_module_stack") or {}).values())
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
@@ -219,6 +230,11 @@ class Walk:
             call.pin(draft_of(value).type)
             if draft_of(value).role == "hidden":
                 draft_of(value).role = "output"
+
+
+def _draws(node: Node) -> bool:
+    """Whether the operator may draw random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _source(node: Node) -> str:

@@ -180,17 +180,6 @@ def test_an_in_place_change_reaches_later_readers():
     assert [(link.source, link.target) for link in template.links] == [(1, 2), (1, 2)]
 
 
-def test_an_in_place_change_of_shared_memory_is_refused():
-    class Aliased(Residual):
-        def forward(self, x):
-            x = self.stem(x)
-            alias = x.view(x.shape)
-            return self.head((torch.relu_(x) + alias).mean((2, 3)))
-
-    with pytest.raises(UnsupportedOperator, match=r"aten.relu_ in the outermost module.*test_trace.py:\d+.*in place"):
-        trace(Aliased(), IMAGES)
-
-
 @given(width=st.integers(1, 4), side=st.integers(1, 3), channels_last=st.booleans())
 def test_flattened_taps_are_read_in_the_order_of_the_weight(width, side, channels_last):
     class Flat(nn.Module):

@@ -25,6 +25,17 @@ def batch_norm(call: Call) -> Value:
     return call.operate(_affine(call, x, 1, AFFINE | STATISTICS), "batch_norm", eps=call["eps"])
 
 
+def _by_statistics(call: Call) -> list[Value]:
+    """aten._native_batch_norm_legit_no_training(input, weight, bias, running_mean, running_var, momentum, eps)."""
+    return [
+        call.operate(
+            _affine(call, call.alone(call.activation("input"), 1), 1, AFFINE | STATISTICS),
+            "batch_norm",
+            eps=call["eps"],
+        )
+    ]
+
+
 def _by_itself(call: Call) -> Value:
     """A batch norm of a single sample by its own statistics, as weights are standardised: every channel by itself."""
     x = call.activation("input")
@@ -137,8 +148,22 @@ class _Norms(nn.Module):
         return self.channels(x.mT).mT + self.positions(x) * self.both(x)
 
 
+class _Written(nn.Module):
+    """A module, of whose input one place is overwritten."""
+
+    def __init__(self, inside: nn.Module):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, :, 0] = 1
+        return self.inside(x)
+
+
 RULES = {
     "aten.batch_norm": batch_norm,
+    "aten._native_batch_norm_legit_no_training": _by_statistics,
     "aten.instance_norm": instance_norm,
     "aten.layer_norm": layer_norm,
     "aten.rms_norm": rms_norm,
@@ -155,6 +180,7 @@ OPERATIONS = {
 LINKS = ("group",)
 EXAMPLES = {
     "aten.batch_norm": ((4, 5), lambda: nn.BatchNorm1d(4)),
+    "aten._native_batch_norm_legit_no_training": ((4, 5), lambda: _Written(nn.BatchNorm1d(4))),
     "aten.instance_norm": ((4, 5), lambda: nn.InstanceNorm1d(4, affine=True)),
     "aten.layer_norm": ((6, 5), lambda: _Norms(nn.LayerNorm)),
     "aten.rms_norm": ((6, 5), lambda: _Norms(nn.RMSNorm)),
