@@ -106,7 +106,8 @@ def _seconds(group: Group, sample: Sequence[Group], measured: dict[str, Measured
     step = taken([measured[other.name].step for other in sample])
     # an evaluation is a forward pass of other batches: its time goes with the cost of a step, but for the batch size
     evaluation = taken([measured[other.name].evaluation * other.batch_size for other in sample]) / group.batch_size
-    return group.steps * step + len(group.snapshot_steps) * evaluation * _evaluations(group)
+    validations = group.epochs * group.valid_images / (2 * EVAL_BATCH)
+    return group.steps * step + (len(group.snapshot_steps) * _evaluations(group) + validations) * evaluation
 
 
 def _evaluations(group: Group) -> float:
@@ -138,7 +139,8 @@ def _measure(sample: Sequence[Group], seed: int, device: str) -> tuple[list[Meas
 def _of(group: Group, seed: int, device: str) -> Measured:
     count = max(EVAL_BATCH, group.batch_size)
     steps = group.steps_per_epoch if families.task(group.arch) == "image_fitting" else 1
-    small = [replace(net, train_images=count, eval_images=EVAL_BATCH, steps_per_epoch=steps) for net in group.nets]
+    few = {"train_images": count, "valid_images": 0, "eval_images": EVAL_BATCH, "steps_per_epoch": steps}
+    small = [replace(net, **few) for net in group.nets]
     nets = replace(group, nets=tuple(small))
     training = Training(nets, _random_images(nets, count, device), seed, torch.device(device), torch.float32)
     step = machine.seconds_per_call(training.step, device, SECONDS)

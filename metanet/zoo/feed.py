@@ -27,13 +27,14 @@ def standardise(images: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def check_images(group: Group, images: Mapping[str, Images]) -> None:
-    """ValueError if images have another shape than the architecture says, or are fewer than the nets train on."""
+    """ValueError if images have another shape than the architecture says, or are fewer than the nets need."""
+    needed = group.train_images + group.valid_images
     for name in sorted({net.image_set for net in group.nets}):
         found, expected = tuple(images[name].train.shape[1:]), tuple(group.arch["image_shape"])
-        if found != expected or len(images[name].train) < group.train_images:
+        if found != expected or len(images[name].train) < needed:
             raise ValueError(
                 f"group {group.name}: image set {name!r} has {len(images[name].train)} images of shape "
-                f"{found}, expected {expected} and at least {group.train_images} images; load it in that shape"
+                f"{found}, expected {expected} and at least {needed} images; load it in that shape"
             )
 
 
@@ -56,10 +57,14 @@ class Order:
 class _Set:
     """An image set and which nets see it; its images as rows of bytes, the channels of a pixel side by side."""
 
-    def __init__(self, images: Images, rows: Int64[Tensor, " rows"]):
+    def __init__(self, images: Images, rows: Int64[Tensor, " rows"], train_images: int):
         self.images, self.rows = images, rows
         train, test = (pixels.permute(0, 2, 3, 1).contiguous().flatten(1) for pixels in (images.train, images.test))
-        self._parts = {"train": (train, images.train_labels), "test": (test, images.test_labels)}
+        self._parts = {
+            "train": (train, images.train_labels),
+            "valid": (train[train_images:], images.train_labels[train_images:]),
+            "test": (test, images.test_labels),
+        }
 
     def part(self, name: str) -> tuple[UInt8[Tensor, "images bytes"], Int64[Tensor, " images"]]:
         return self._parts[name]
@@ -83,7 +88,9 @@ class Feed:
         by_set: dict[str, list[int]] = {}
         for row, net in enumerate(group.nets):
             by_set.setdefault(net.image_set, []).append(row)
-        self._sets = [_Set(images[name], torch.tensor(rows, device=device)) for name, rows in by_set.items()]
+        self._sets = [
+            _Set(images[name], torch.tensor(rows, device=device), group.train_images) for name, rows in by_set.items()
+        ]
         self._features = nets.reads_features(group.arch)
         self._noisy = self._noisy_labels()
         self._order = Order(group, self.nets, seed, group.train_images)
@@ -152,17 +159,27 @@ class Feed:
             metrics[f"{part}_accuracy"], metrics[f"{part}_loss"] = correct / count, loss / count
         return metrics
 
+    def validate(self, run: Callable[[Tensor], Tensor]) -> Float[Tensor, " nets"]:
+        """Every net's accuracy on the images that are kept for this, the same in any company."""
+        correct = torch.zeros(len(self.nets), dtype=torch.int64, device=self.device)
+        for images, labels, valid in self._evaluation("valid"):
+            correct += ((run(images).argmax(1) == labels) & valid).sum(1)
+        return correct.double() / self.group.valid_images
+
     def _evaluation(
         self, part: str
     ) -> Iterator[tuple[Float[Tensor, "nets batch channels height width"], Int64[Tensor, "nets batch"], Tensor]]:
-        """Images, labels and a mask of the valid ones [nets, batch], batch by batch, of part "train" or "test".
+        """Images, labels and a mask of those that count [nets, batch], by batches of a part: "train", "valid", "test".
 
-        A net is evaluated on the first `eval_images` of the part, or on all of it; of "train" on none it never sees.
+        A net is evaluated on the first `eval_images` of the part, or on all of it, as on all of "valid"; of "train" on
+        none it never sees.
         """
         counts = torch.empty(len(self.nets), dtype=torch.int64)
+        of_all = {"train": self.group.train_images, "valid": self.group.valid_images}
         for each in self._sets:
-            available = self.group.train_images if part == "train" else len(each.images.test)
-            counts[each.rows.cpu()] = min(self.group.nets[0].eval_images or available, available)
+            available = of_all.get(part, len(each.images.test))
+            most = None if part == "valid" else self.group.nets[0].eval_images
+            counts[each.rows.cpu()] = min(most or available, available)
         most, counts = int(counts.max()), counts.to(self.device)[:, None]
         for start in range(0, most, EVAL_BATCH):
             index = torch.arange(start, min(start + EVAL_BATCH, most), device=self.device).expand(len(self.nets), -1)

@@ -8,15 +8,18 @@ bit-identical.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from metanet import seeding
 from metanet.zoo import families, nets, schedules
+from metanet.zoo.early_stopping import EarlyStopping
 from metanet.zoo.feed import Feed
 from metanet.zoo.images import Images
 from metanet.zoo.initialisations import initialise
@@ -34,7 +37,8 @@ class Snapshot:
     """A group after `step` steps; on the CPU, and unchanged while training goes on."""
 
     step: int
-    epoch: int  # whole epochs done
+    nets: list[int]  # places in the group: all but those that stopped early, before the snapshot before this one
+    steps: Int64[Tensor, " nets"]  # of each net's own training: fewer where it stopped early
     state_dict: dict[str, Tensor]  # names of nets.build(arch).state_dict(), each [nets, *shape]
     metrics: dict[str, Shaped[Tensor, " nets"]]  # those of the task, of nets in eval mode
     diverged: Bool[Tensor, " nets"]  # these nets keep what they had before a loss, weight or statistic overflowed
@@ -65,8 +69,7 @@ def fit(
         training.load(resume)
     for step in group.snapshot_steps:
         if resume is None or step > int(resume["done"]):
-            while training.done < step:
-                training.step()
+            training.advance(step)
             on_snapshot(training.snapshot())
 
 
@@ -92,6 +95,9 @@ class Training:
         self.done = 0  # steps
         self.feed = FEEDS[families.task(group.arch)](group, images, seed, device, dtype)
         self.alive = torch.ones(len(group.nets), dtype=torch.bool, device=device)
+        tolerance = torch.tensor([net.hyperparameters["early_stopping"] for net in group.nets], device=device)
+        self.stopping = EarlyStopping(tolerance) if tolerance.any() else None
+        self._over = False  # no net is trained any more
 
         def each(name: str) -> Tensor:
             values = [net.hyperparameters[name] for net in group.nets]
@@ -120,7 +126,9 @@ class Training:
         self._rate_of: tuple[int, Tensor] | None = None
         clip = each("gradient_clip")
         self.largest_norm = torch.where(clip > 0, clip, torch.inf) if clip.any() else None
-        self._pass = Replay(self._differentiate, self.buffers.values()) if graphs else self._differentiate
+        # a reference to itself would keep what it holds until Python looks for cycles
+        differentiate = partial(Training._differentiate, weakref.proxy(self))
+        self._pass = Replay(differentiate, self.buffers.values()) if graphs else differentiate
 
     def _names(self, hyperparameter: str) -> list[str]:
         return [str(net.hyperparameters[hyperparameter]) for net in self.group.nets]
@@ -130,6 +138,26 @@ class Training:
 
     def _keys(self, purpose: str, step: int) -> Tensor:
         return seeding.keys(self.seed, self.feed.nets, purpose, step)
+
+    def advance(self, step: int) -> None:
+        """Trains until `step` steps are done; at the start of an epoch it is decided which nets go on."""
+        while self.done < step:
+            if self.stopping is not None and self.done % self.group.steps_per_epoch == 0:
+                self.stopping.measure(self.feed.validate(self._run), self.done)
+                self._over = not self._trained().any()
+            if self._over:
+                self.done = step
+            else:
+                self.step()
+
+    def _trained(self) -> Bool[Tensor, " nets"]:
+        """Which nets a step changes."""
+        return self.alive if self.stopping is None else self.alive & self.stopping.going
+
+    @torch.no_grad()
+    def _run(self, inputs: Tensor) -> Tensor:
+        """What the nets make of their inputs, in eval mode."""
+        return self.stack(self.parameters | self.buffers, inputs)
 
     def step(self) -> None:
         """One step of every net; one whose loss, weights or running statistics overflow stays as it is from now on."""
@@ -143,13 +171,15 @@ class Training:
         self.done += 1
         with torch.no_grad():
             self.optimizer.propose(self.weights, self.gradients, rate[:, None], self.done, out=self.proposed)
-            self.alive &= losses.isfinite() & self.proposed.sum(1).isfinite()
+            finite = losses.isfinite() & self.proposed.sum(1).isfinite()
             for value in self.buffers.values():
-                self.alive &= value.view(len(value), -1).sum(1).isfinite()
-            torch.where(self.alive[:, None], self.proposed, self.weights, out=self.weights)
+                finite &= value.view(len(value), -1).sum(1).isfinite()
+            self.alive &= finite | ~self._trained()
+            trained = self._trained()
+            torch.where(trained[:, None], self.proposed, self.weights, out=self.weights)
             for name, value in self.buffers.items():
                 after = value if value.is_floating_point() else value + 1  # the counter of a batch norm's steps
-                torch.where(self.alive.view(-1, *[1] * (value.dim() - 1)), after, before[name], out=value)
+                torch.where(trained.view(-1, *[1] * (value.dim() - 1)), after, before[name], out=value)
 
     def _differentiate(self, inputs: Tensor, wanted: Tensor, keys: Tensor) -> Float[Tensor, " nets"]:
         """Every net's loss; writes the gradients, and moves the running statistics."""
@@ -168,14 +198,19 @@ class Training:
     @torch.no_grad()
     def snapshot(self) -> Snapshot:
         """The group as it is now."""
-        state = self.parameters | self.buffers
-        metrics = self.feed.evaluate(lambda inputs: self.stack(state, inputs))
+        state, metrics = self.parameters | self.buffers, self.feed.evaluate(self._run)
+        steps = torch.full_like(self.feed.nets, self.done)
+        if self.stopping is not None:
+            steps = torch.where(self.stopping.going, steps, self.stopping.ended)
+        before = max((step for step in self.group.nets[0].snapshot_steps if step < self.done), default=-1)
+        nets = (steps > before).nonzero()[:, 0]
         return Snapshot(
             step=self.done,
-            epoch=self.done // self.group.steps_per_epoch,
-            state_dict={name: _copy(state[name]) for name in self.state_names},
-            metrics={name: value.cpu() for name, value in metrics.items()},
-            diverged=~self.alive.cpu(),
+            nets=nets.tolist(),
+            steps=steps[nets].cpu(),
+            state_dict={name: _copy(state[name][nets]) for name in self.state_names},
+            metrics={name: value[nets].cpu() for name, value in metrics.items()},
+            diverged=~self.alive[nets].cpu(),
             resume_state={name: _copy(value) for name, value in self._state().items()}
             | {"done": torch.tensor(self.done)},
         )
@@ -185,12 +220,15 @@ class Training:
         for name, value in self._state().items():
             value.copy_(resume[name])
         self.done = int(resume["done"])
+        self._over = self.stopping is not None and not self._trained().any()
 
     def _state(self) -> dict[str, Tensor]:
         """All that a step changes, apart from the count of steps."""
         buffers = {f"buffer.{name}": value for name, value in self.buffers.items()}
         moments = {f"moment.{name}": value for name, value in self.optimizer.state().items()}
-        return {"weights": self.weights, "alive": self.alive} | buffers | moments
+        stopping = {} if self.stopping is None else self.stopping.state()
+        measured = {f"stopping.{name}": value for name, value in stopping.items()}
+        return {"weights": self.weights, "alive": self.alive} | buffers | moments | measured
 
 
 def _shrink(gradients: Float[Tensor, "nets params"], largest: Float[Tensor, " nets"]) -> Float[Tensor, " nets"]:

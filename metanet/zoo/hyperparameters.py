@@ -29,6 +29,7 @@ HYPERPARAMETERS: dict[str, Check] = {
     "label_noise": _FRACTION,
     "label_smoothing": _FRACTION,
     "gradient_clip": _NOT_NEGATIVE,
+    "early_stopping": integer(0),
 }
 
 # what a net has where its spec does not name the hyperparameter
@@ -39,5 +40,6 @@ NEUTRAL: dict[str, Any] = {
     "label_noise": 0.0,
     "label_smoothing": 0.0,
     "gradient_clip": 0.0,
+    "early_stopping": 0,
 }
 REQUIRED = [name for name in HYPERPARAMETERS if name not in NEUTRAL]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from metanet.zoo import disk
 from metanet.zoo.families import FAMILIES
+from metanet.zoo.fit import Snapshot
 from metanet.zoo.hyperparameters import HYPERPARAMETERS
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Net, Spec
@@ -70,34 +70,32 @@ MEASURED = TYPES | {float: pa.float32()}
 def fragment(
     columns: Mapping[str, Sequence[str]],
     group: Group,
-    step: int,
-    diverged: Tensor,
-    metrics: Mapping[str, Tensor],
+    snapshot: Snapshot,
     hashes: Sequence[str],
     about: Mapping[str, Any],
 ) -> bytes:
     """The parquet file with the rows of one shard; `about` (the shard's hashes) goes into its metadata."""
     rows = [
-        _place(net, group, row, step)
-        | {"status": "diverged" if diverged[row] else "ok", "sha256": hashes[row]}
+        _place(net, group, row, snapshot)
+        | {"status": "diverged" if snapshot.diverged[row] else "ok", "sha256": hashes[row]}
         | {name: net.hyperparameters[name] for name in columns["hyperparameters"]}
         | {name: net.arch.get(name) for name in columns["architecture"]}
-        | {name: METRICS[name](metrics[name][row].item()) for name in columns["metrics"]}
-        for row, net in enumerate(group.nets)
+        | {name: METRICS[name](snapshot.metrics[name][row].item()) for name in columns["metrics"]}
+        for row, net in enumerate(group.nets[place] for place in snapshot.nets)
     ]
     return pack(pa.Table.from_pylist(rows, schema(columns)), about)
 
 
-def _place(net: Net, group: Group, row: int, step: int) -> dict[str, Any]:
+def _place(net: Net, group: Group, row: int, snapshot: Snapshot) -> dict[str, Any]:
     return {
         "net": net.net,
         "lineage": net.lineage,
         "arch": net.arch_name,
         "group": group.name,
         "row": row,
-        "step": step,
-        "epoch": step / net.steps_per_epoch,
-        "snapshot_fraction": net.snapshots[net.snapshot_steps.index(step)],
+        "step": snapshot.step,
+        "epoch": int(snapshot.steps[row]) / net.steps_per_epoch,
+        "snapshot_fraction": net.snapshots[net.snapshot_steps.index(snapshot.step)],
         "image_set": net.image_set,
     }
 

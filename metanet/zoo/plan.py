@@ -14,7 +14,7 @@ STACK = {"cpu": 16, "cuda": 512}  # most nets in a group; on CPU 8 are slower fo
 
 @dataclass(frozen=True)
 class Group:
-    """Nets of one architecture, batch size and number of training images, hence of equal tensor shapes and steps.
+    """Nets of one architecture, batch size and numbers of images, hence of equal tensor shapes and steps.
 
     Image sets may mix.
     """
@@ -38,6 +38,10 @@ class Group:
     @property
     def train_images(self) -> int:
         return self.nets[0].train_images
+
+    @property
+    def valid_images(self) -> int:
+        return self.nets[0].valid_images
 
     @property
     def epochs(self) -> int:
@@ -66,15 +70,16 @@ def plan(nets: Iterable[Net], stack: int = STACK["cpu"]) -> list[Group]:
     """
     alike: dict[tuple[Any, ...], list[Net]] = {}
     for net in nets:
-        alike.setdefault((net.arch_name, net.hyperparameters["batch_size"], net.train_images), []).append(net)
+        images = f"n{net.train_images}" + (f"-v{net.valid_images}" if net.valid_images else "")
+        alike.setdefault((net.arch_name, net.hyperparameters["batch_size"], images), []).append(net)
     groups: list[Group] = []
-    for (arch_name, batch_size, train_images), members in alike.items():
+    for (arch_name, batch_size, images), members in alike.items():
         members.sort(key=lambda net: (net.hyperparameters["activation"], net.hyperparameters["optimizer"], net.net))
         family = FAMILIES[members[0].arch["family"]]
         parts = -(-len(members) // (stack * getattr(family, "STACKS", 1)))
         for part in range(parts):
             chosen = members[len(members) * part // parts : len(members) * (part + 1) // parts]
-            groups.append(Group(f"{arch_name}-b{batch_size}-n{train_images}-{part}", tuple(chosen)))
+            groups.append(Group(f"{arch_name}-b{batch_size}-{images}-{part}", tuple(chosen)))
     return groups
 
 

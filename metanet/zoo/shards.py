@@ -70,9 +70,10 @@ def check_size(path: Path) -> None:
 
 def net_hashes(tensors: Mapping[str, Tensor]) -> list[str]:
     """SHA-256 of each net's own bytes, tensor after tensor in the order of their names."""
-    parts = [(_bytes(tensors[name]), tensors[name][0].nbytes) for name in sorted(tensors)]
+    rows = len(next(iter(tensors.values())))
+    parts = [(_bytes(tensors[name]), tensors[name].nbytes // max(rows, 1)) for name in sorted(tensors)]
     hashes = []
-    for row in range(len(next(iter(tensors.values())))):
+    for row in range(rows):
         whole = hashlib.sha256()
         for part, size in parts:
             whole.update(part[row * size : (row + 1) * size])

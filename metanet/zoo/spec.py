@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metanet import seeding
-from metanet.zoo import images, nets
+from metanet.zoo import early_stopping, images, nets
 from metanet.zoo.architectures import check_family, check_task, draw_architectures
 from metanet.zoo.distributions import (
     Check,
@@ -70,6 +70,7 @@ class Net:
     steps_per_epoch: int  # whole batches only
     learning_rate_decay: float  # factor after every epoch
     snapshots: tuple[float, ...]  # ascending fractions of the training
+    valid_images: int = 0  # the images after train_images, by which it stops early
 
     @property
     def steps(self) -> int:
@@ -141,6 +142,8 @@ class Spec:
         image_set = draw(self.images, seeding.key(self.seed, "image_set", net))
         available = images.SETS[image_set].num_train
         train_images = int(min(self.train_images or available, available) * drawn["train_fraction"])
+        valid_images = early_stopping.split(train_images, drawn["early_stopping"], self.epochs, f"spec {self.name}")
+        train_images -= valid_images
         unit, samples = TASKS[self.task].unit, TASKS[self.task].samples(train_images, self.image_shape)
         found = Net(
             net=net,
@@ -155,6 +158,7 @@ class Spec:
             steps_per_epoch=samples // drawn["batch_size"],
             learning_rate_decay=self.learning_rate_decay,
             snapshots=tuple(self.snapshots),
+            valid_images=valid_images,
         )
         if not found.steps or len(set(found.snapshot_steps)) < len(self.snapshots):
             raise ValueError(

@@ -27,6 +27,6 @@ TASKS = {
         unit="pixels",
         samples=lambda train_images, shape: math.prod(shape[1:]),
         metrics={"image": int, "label": str, "train_loss": float, "psnr": float},
-        ignored=("augmentation", "dropout", "train_fraction", "label_noise", "label_smoothing"),
+        ignored=("augmentation", "dropout", "train_fraction", "label_noise", "label_smoothing", "early_stopping"),
     ),
 }

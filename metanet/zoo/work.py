@@ -116,15 +116,7 @@ class Work:
         if step < group.snapshot_steps[-1]:
             resume = shards.pack(snapshot.resume_state, {"group": group.name, "step": step})
             hashes["resume"] = disk.sha256(resume)
-        rows = manifest.fragment(
-            manifest.columns(self.spec),
-            group,
-            step,
-            snapshot.diverged,
-            snapshot.metrics,
-            shards.net_hashes(state_dict),
-            hashes,
-        )
+        rows = manifest.fragment(manifest.columns(self.spec), group, snapshot, shards.net_hashes(state_dict), hashes)
         fragment_path = layout.fragment_path(self.zoo, group.name, step)
         if acknowledge:
             disk.holds(fragment_path, rows)  # a shard must not be put beside the fragment of another

@@ -1,6 +1,7 @@
 """One net in an ordinary loop, the oracle of stacked training; and groups of nets to try it on."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -61,7 +62,8 @@ def group(changes: Sequence[dict[str, Any]], arch: dict[str, Any] = CNN, first: 
                 arch_name=nets.arch_name(arch),
                 image_set=change.pop("image_set", "digits"),
                 hyperparameters=USUAL | change | ({"activation": nets.OWN} if nets.brings_activation(arch) else {}),
-                train_images=70,
+                train_images=63 if change.get("early_stopping") else 70,
+                valid_images=7 if change.get("early_stopping") else 0,
                 eval_images=50,
                 epochs=steps[0],
                 steps_per_epoch=steps[1],
@@ -118,6 +120,27 @@ def noisy_labels(net: Net, images: Images) -> Tensor:
     return labels
 
 
+def valid_accuracy(module: nn.Module, net: Net, images: Images) -> float:
+    """On the images after those that the net trains on."""
+    kept = slice(net.train_images, net.train_images + net.valid_images)
+    module.eval()
+    with torch.no_grad():
+        found = module((images.train[kept].double() / 255 - 0.5) / 0.5).argmax(1)
+    module.train()
+    return (found == images.train_labels[kept]).double().mean().item()
+
+
+def stops(measured: Sequence[float], tolerance: int) -> bool:
+    """The rule of Eilertsen et al., read off all accuracies so far at once."""
+    falls = same = below = 0
+    mean = measured[0]
+    for before, now in pairwise(measured):
+        falls, same = (falls + 1, 0) if now < before else (falls, same + 1) if now == before else (0, 0)
+        below += now < mean  # which is to be below the mean with it
+        mean = (mean + now) / 2
+    return len(measured) >= 4 * tolerance and (falls >= tolerance or max(below, same) >= 6 * tolerance)
+
+
 def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
     """One net in an ordinary loop: nn.Module, torch.optim, one batch at a time, in float64."""
     chosen = net.hyperparameters
@@ -137,7 +160,12 @@ def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
     schedule = torch_schedule(chosen["schedule"], optimizer, net)
     noisy = noisy_labels(net, images)
     step = 0
+    measured: list[float] = []
     for epoch in range(net.epochs):
+        if chosen["early_stopping"]:
+            measured.append(valid_accuracy(module, net, images))
+            if stops(measured, chosen["early_stopping"]):
+                break
         order = seeding.permutation(seeding.keys(SEED, number, "order", epoch), net.train_images)[0]
         for batch in order.split(chosen["batch_size"])[: net.steps_per_epoch]:
             x = images.train[batch].double() / 255
@@ -196,9 +224,11 @@ def plain_fit_to_an_image(net: Net, images: Images) -> tuple[nn.Module, dict[str
 
 
 def assert_equals_the_plain_loop(of: Group, images: dict[str, Images]) -> None:
-    *_, last = snapshots(of, images)
-    assert not last.diverged.any()
-    for row, net in enumerate(of.nets):
+    taken = snapshots(of, images)
+    assert not taken[-1].diverged.any()
+    for place, net in enumerate(of.nets):
+        last = next(shot for shot in reversed(taken) if place in shot.nets)
+        row = last.nets.index(place)
         plain = plain_fit_to_an_image if net.arch["family"] == "siren" else plain_fit
         module, metrics = plain(net, images[net.image_set])
         for name, value in module.state_dict().items():

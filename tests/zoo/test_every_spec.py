@@ -15,14 +15,15 @@ PUBLISHED = {"nws_fixed": (3_000, 1), "nws_main": (13_000, 243), "wild_park": (2
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_small_version_of_every_spec_trains(path, tmp_path):
-    families = len(load_spec(path).architectures)
+    spec = load_spec(path)
+    families = len(spec.architectures)
     small = {
         "num_nets": 2 * families,
         "num_architectures": families,
         "images": ["digits"],
         "train_images": 32,
         "eval_images": 16,
-        "epochs": 1,
+        "epochs": 4 * spec.hyperparameters.get("early_stopping", 0) or 1,
         "snapshots": [0.0, 1.0],
         "hyperparameters": {"batch_size": 16},
     }

@@ -166,7 +166,7 @@ def test_a_killed_worker_of_a_cluster_costs_nothing(tmp_path, tiny_spec, tiny_zo
                     killed.append(number)
             time.sleep(0.01)
 
-    real.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    real.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     try:
         killer = Thread(target=kill_one)
         killer.start()

@@ -1,5 +1,8 @@
 """What a group in training hands over and goes on from; that no net feels another."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -13,7 +16,9 @@ from tests.zoo.plain_loop import CNN, SEED, group, snapshots
 def test_a_snapshot_has_the_state_of_the_module_and_the_metrics(images):
     of = group([{}, {}])
     first, middle, last = snapshots(of, images, torch.float32)
-    assert [(shot.step, shot.epoch) for shot in (first, middle, last)] == [(0, 0), (6, 1), (12, 3)]
+    assert [(shot.step, shot.steps.tolist()) for shot in (first, middle, last)] == [
+        (step, [step, step]) for step in (0, 6, 12)
+    ]
     nets.build(CNN).load_state_dict({name: value[1] for name, value in last.state_dict.items()})
     assert list(last.state_dict) == list(nets.build(CNN).state_dict())
     assert set(last.metrics) == {"train_accuracy", "train_loss", "test_accuracy", "test_loss"}
@@ -95,3 +100,16 @@ def test_a_net_does_not_depend_on_its_company(images):
 def test_images_of_another_shape_are_refused(images):
     with pytest.raises(ValueError, match=r"group group: image set 'digits' .* shape \(1, 8, 8\), expected \(1, 9, 9\)"):
         snapshots(group([{}], CNN | {"image_shape": [1, 9, 9]}), images)
+
+
+def test_a_training_that_is_done_gives_its_memory_back_at_once(images):
+    """Before Python looks for cycles: a group that needed too much memory must leave it to its halves."""
+    training = Training(group([{}, {}]), images, SEED, torch.device("cpu"), torch.float32)
+    training.step()
+    weights = weakref.ref(training.weights)
+    gc.disable()
+    try:
+        del training
+        assert weights() is None
+    finally:
+        gc.enable()
