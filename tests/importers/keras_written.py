@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from metanet.importers.keras_files.reading import place
+from metanet.importers.keras_files.weights import place
 from tests.importers import foreign
 
 Config = dict[str, Any]
@@ -117,3 +117,54 @@ def legacy(path: Path, config: Config, layers: list[Config], arrays: Named, vers
         moments.create_dataset("iteration:0", data=np.array(3))
         moments.create_dataset("m:0", data=np.ones(4, np.float32))
     return path
+
+
+Stored = Mapping[str, list[np.ndarray]]  # a group of the file -> its arrays
+
+
+def keras3(path: Path, config: Config, arrays: Stored) -> Path:
+    """A .keras file; a group is layers/functional/layers/dense."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for group, own in arrays.items():
+            for number, array in enumerate(own):
+                file.create_dataset(f"{group}/vars/{number}", data=array)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+        file.writestr("config.json", json.dumps(config))
+        file.writestr("model.weights.h5", buffer.getvalue())
+    return path
+
+
+def keras2(path: Path, config: Config, arrays: Stored) -> Path:
+    """A whole model in HDF5; a group is the name of a layer of the outer model, and the path of its arrays."""
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"], file.attrs["model_config"] = "2.15.0", json.dumps(config)
+        root, names = file.create_group("model_weights"), dict[str, list[str]]()
+        root.attrs["layer_names"] = sorted({group.partition("/")[0].encode() for group in arrays})
+        for group, own in arrays.items():
+            layer, _, inner = group.partition("/")
+            for number, array in enumerate(own):
+                names.setdefault(layer, []).append(f"{inner}/w{number}:0")
+                root.create_dataset(f"{layer}/{inner}/w{number}:0", data=array)
+        for layer, own in names.items():
+            root[layer].attrs["weight_names"] = [name.encode() for name in own]
+    return path
+
+
+def functional(name: str, layers: list[Config], ends: tuple[Any, Any], **more: Any) -> Config:
+    config = {"name": name, "layers": layers, "input_layers": ends[0], "output_layers": ends[1]}
+    return {"module": "keras", "class_name": "Functional", "config": config, "name": name, **more}
+
+
+def use(*reads: tuple[str, int], **named: Any) -> dict[str, Any]:
+    return {"args": [tensor(name, number) for name, number in reads], "kwargs": named}
+
+
+def start(name: str, *shape: int) -> Config:
+    one = input_layer(shape)
+    return one | {"config": one["config"] | {"name": name}, "name": name, "inbound_nodes": []}
+
+
+def dense(name: str, units: int, *nodes: Any, **config: Any) -> Config:
+    return described("Dense", name, {"units": units, **config}, inbound_nodes=list(nodes))

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
+
+from torch import Tensor
 
 from metanet.importers.intake import labels as tables
 from metanet.importers.intake.folder import Folder
-from metanet.importers.intake.parser import Parser
+from metanet.importers.intake.parser import Parsed, Parser
 from metanet.importers.intake.reading import each
 from metanet.importers.intake.source import Foreign, LeftOut, Source
+from metanet.zoo.families import program
 
 LABELS = ("metadata.csv", "metadata.parquet", "metadata.json")
-ARCH = "arch"  # what a reader says in its metadata: the architecture, of family program
+ARCH = "arch"  # what a reader says in its metadata: the architecture, of family program,
+PROGRAM = "program"  # or, where it does without torch, the program of one
 BESIDE = "external"  # and the names of the files beside it that are a part of it
 
 
@@ -38,7 +43,16 @@ def _nets(
                 raise answer
             for beside in answer.metadata.get(BESIDE, ()):
                 folder.file(str(PurePosixPath(row["path"]).parent / beside))  # so that it counts as read
-            told = {name: value for name, value in answer.metadata.items() if name != ARCH}
-            yield tables.net(row, replace(answer, metadata=told), answer.metadata[ARCH], kinds)
+            arch, tensors = _architecture(answer)
+            told = {name: value for name, value in answer.metadata.items() if name not in (ARCH, PROGRAM)}
+            yield tables.net(row, replace(answer, tensors=tensors, metadata=told), arch, kinds)
         except (ValueError, OSError) as error:
             yield LeftOut.of(row["path"], error)
+
+
+def _architecture(answer: Parsed) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The architecture, and the tensors by the names that they have in it."""
+    if ARCH in answer.metadata:
+        return answer.metadata[ARCH], answer.tensors
+    made, names = program.usable(answer.metadata[PROGRAM])
+    return program.architecture(made), {names[name]: tensor for name, tensor in answer.tensors.items()}

@@ -7,6 +7,7 @@ from typing import Any
 from metanet.commandline import RefusedError
 from metanet.importers.keras_files.building import Builder, Value
 
+SLOPE = 0.2  # of leaky_relu as an activation; the layer has another
 PLAIN = {  # Keras' name -> the operator
     "relu": "relu",
     "sigmoid": "sigmoid",
@@ -23,8 +24,16 @@ PLAIN = {  # Keras' name -> the operator
     "hard_swish": "hardswish",
     "log_sigmoid": "log_sigmoid",
 }
+WITH_NUMBERS: dict[str, tuple[str, dict[str, float]]] = {
+    "elu": ("elu", {"alpha": 1.0}),
+    "celu": ("celu", {"alpha": 1.0}),
+    "gelu": ("gelu", {}),
+    "leaky_relu": ("leaky_relu", {"negative_slope": SLOPE}),
+    "hard_tanh": ("clamp", {"min": -1.0, "max": 1.0}),
+    "soft_shrink": ("softshrink", {"lambd": 0.5}),
+    "hard_shrink": ("hardshrink", {"lambd": 0.5}),
+}
 LINEAR = (None, "linear")
-SLOPE = 0.2  # of leaky_relu as an activation; the layer has another
 
 
 def apply(build: Builder, x: Value, activation: Any, major: int) -> Value:
@@ -41,12 +50,14 @@ def apply(build: Builder, x: Value, activation: Any, major: int) -> Value:
         return x
     if activation in PLAIN:
         return build.same(x, PLAIN[activation])
-    if activation == "elu":
-        return build.same(x, "elu", alpha=1.0)
-    if activation == "gelu":
-        return build.same(x, "gelu")
-    if activation == "leaky_relu":
-        return build.same(x, "leaky_relu", negative_slope=SLOPE)
+    if activation in WITH_NUMBERS:
+        operator, numbers = WITH_NUMBERS[activation]
+        return build.same(x, operator, **numbers)
+    if activation == "tanh_shrink":
+        return build.same(x, "sub", build.step("tanh", [x.name]))
+    if activation == "squareplus":  # (x + sqrt(x^2 + 4)) / 2
+        root = build.step("sqrt", [build.step("add_number", [build.step("square", [x.name])], value=4.0)])
+        return build.same(build.same(x, "add", root), "mul_number", value=0.5)
     if activation == "hard_sigmoid":
         if major >= 3:
             return build.same(x, "hardsigmoid")

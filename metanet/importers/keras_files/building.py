@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from metanet.zoo import programs
+from metanet.importers.keras_files.weights import Weights, name_of
+
+MOST_STEPS = 50_000  # of a program: models in models can be used twice, and these twice, ...
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,16 @@ class Value:
 class Builder:
     """Collects a program, layer by layer."""
 
-    def __init__(self, grid_of_one: bool):
-        self._least = 2 if grid_of_one else 3  # axes of an input that is an image, or a sequence that is read like one
+    def __init__(self, grid_of_one: bool = False, as_it_is: bool = False):
+        """`grid_of_one`: sequences are read like images; `as_it_is`: the input's channels stay where they are."""
+        self._least = 1 << 30 if as_it_is else 2 if grid_of_one else 3  # axes of an input that is an image
         self.tensors: dict[str, np.ndarray] = {}
         self._buffers: set[str] = set()
         self._constants: dict[str, dict[str, Any]] = {}
         self._steps: list[dict[str, Any]] = []
         self._input: dict[str, Any] = {}
         self.made: set[str] = set()  # tensors that torch needs and Keras does not have
+        self.left_out = 0  # numbers of the file that change no result
 
     def input(self, shape: Sequence[int], whole_numbers: bool) -> Value:
         """What the net reads: an image or a volume with channels first, and a sequence too where it is convolved."""
@@ -51,24 +55,43 @@ class Builder:
         self._input = {"name": ".input", "shape": own, "dtype": "int64" if whole_numbers else "float32"}
         return Value(".input", tuple(shape), first)
 
+    def input_is_words(self) -> None:
+        """Says that the net reads whole numbers, as an embedding of its input does."""
+        self._input["dtype"] = "int64"
+
     def tensor(self, layer: str, name: str, array: np.ndarray, buffer: bool = False) -> str:
-        """A weight in torch's layout; a layer that is used twice gives the same again."""
-        own = f"{layer.replace('.', '_')}.{name}"
-        self.tensors[own] = np.ascontiguousarray(array)
+        """A weight in torch's layout; a layer that is used twice gives the same again.
+
+        Raises:
+            ValueError: it gives another, as after images that were flattened in different orders.
+        """
+        own, array = f"{layer}.{name}", np.ascontiguousarray(array)
+        if own in self.tensors and not np.array_equal(self.tensors[own], array, equal_nan=True):
+            raise ValueError("is used twice, on values whose channels lie in different orders, which is not supported")
+        self.tensors[own] = array
         self._buffers |= {own} if buffer else set()
         return own
 
-    def zeros(self, layer: str, name: str, count: int) -> str:
-        """A tensor that torch needs and Keras does not have."""
-        own = self.tensor(layer, name, np.zeros(count, np.float32))
+    def own(self, layer: str, name: str, array: np.ndarray, buffer: bool = False) -> str:
+        """A tensor that torch needs and Keras does not have in its weights."""
+        own = self.tensor(layer, name, np.asarray(array, np.float32), buffer)
         self.made.add(own)
         return own
 
+    def constant(self, array: np.ndarray) -> str:
+        """Numbers that belong to the architecture."""
+        name, dtype = f"constant{len(self._constants)}", "int64" if array.dtype.kind == "i" else "float32"
+        values = array.reshape(-1).tolist()
+        self._constants[name] = {"shape": list(array.shape), "dtype": dtype, "values": values}
+        return name
+
     def from_file(self) -> int:
-        """How many numbers the tensors have that the file has."""
-        return sum(array.size for name, array in self.tensors.items() if name not in self.made)
+        """How many numbers of the file are in the tensors, or change no result."""
+        return self.left_out + sum(array.size for name, array in self.tensors.items() if name not in self.made)
 
     def step(self, op: str, inputs: Sequence[str | None], **attributes: Any) -> str:
+        if len(self._steps) == MOST_STEPS:
+            raise ValueError(f"found more than {MOST_STEPS:,} operations in the model")
         name = f".{len(self._steps)}"
         step: dict[str, Any] = {"name": name, "op": op, "inputs": list(inputs)}
         self._steps.append(step | ({"attributes": attributes} if attributes else {}))
@@ -108,49 +131,87 @@ class Builder:
     def _in_order(self, x: Value) -> Value:
         if not x.order:
             return x
-        own = np.argsort(np.array(x.order)).tolist()
-        constant = f"places{len(self._constants)}"
-        self._constants[constant] = {"shape": [len(own)], "dtype": "int64", "values": own}
-        return Value(self.step("index_select", [x.name, constant], axis=1), x.shape)
+        places = self.constant(np.argsort(np.array(x.order)))
+        return Value(self.step("index_select", [x.name, places], axis=1), x.shape)
 
-    def program(self, outputs: Sequence[Value]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The program, and its tensors in float32 by the names that it gives them."""
+    def from_channels_first(self, x: Value) -> Value:
+        """A value whose channels are Keras' first axis, as one whose channels are the last."""
+        if len(x.shape) < 2:
+            return x
+        return Value(self.to_last(x).name, (*x.shape[1:], x.shape[0]), first=True)
+
+    def to_channels_first(self, x: Value) -> Value:
+        """And the other way round."""
+        if len(x.shape) < 2:
+            return x
+        return Value(self.to_first(x).name, (x.shape[-1], *x.shape[:-1]))
+
+    def program(self, outputs: Sequence[Value]) -> dict[str, Any]:
+        """The program; its tensors have the names that they have here."""
         last = [self.to_last(value).name for value in outputs]
-        names = programs.usable([*self.tensors, *self._constants])
-        shapes = {names[name]: list(array.shape) for name, array in self.tensors.items()}
-        constants = {names[name]: described for name, described in self._constants.items()}
-        buffers = {names[name] for name in self._buffers}
-        steps = [
-            {**step, "inputs": [names.get(read, read) if read else read for read in step["inputs"]]}
-            for step in self._steps
-        ]
-        described = {
+        shapes = {name: list(array.shape) for name, array in self.tensors.items()}
+        return {
             "input": self._input,
-            "parameters": {name: shape for name, shape in shapes.items() if name not in buffers},
-            "buffers": {name: shape for name, shape in shapes.items() if name in buffers},
-            "constants": constants,
-            "steps": steps,
+            "parameters": {name: shape for name, shape in shapes.items() if name not in self._buffers},
+            "buffers": {name: shape for name, shape in shapes.items() if name in self._buffers},
+            "constants": self._constants,
+            "steps": self._steps,
             "outputs": last,
         }
-        return described, {names[name]: array.astype(np.float32) for name, array in self.tensors.items()}
 
 
 @dataclass(frozen=True)
 class Layer:
     """One use of a layer: its configuration, and what it reads."""
 
-    name: str
+    path: tuple[str, ...]  # the names of the models that it is in, and its own
     kind: str
     config: Mapping[str, Any]
-    inputs: tuple[Value, ...]
-    arrays: tuple[np.ndarray, ...]
+    operands: tuple[Value | float, ...]
+    tree: Weights
     major: int  # version of Keras that wrote it
+    named: Mapping[str, Sequence[Value]] = field(default_factory=dict)  # what it reads by name
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # other arguments of the call
+
+    @property
+    def name(self) -> str:
+        return ".".join(part.replace(".", "_") for part in self.path)
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        return self.tree.arrays()
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """What it reads, by place.
+
+        Raises:
+            ValueError: numbers, or values by name.
+        """
+        values = tuple(one for one in self.operands if isinstance(one, Value))
+        if len(values) < len(self.operands) or self.named or self.arguments:
+            told = [*self.named, *self.arguments] or [one for one in self.operands if not isinstance(one, Value)]
+            raise ValueError(f"is called with {told[:4]}, which is not supported")
+        return values
 
     @property
     def x(self) -> Value:
         if len(self.inputs) != 1:
             raise ValueError(f"found {len(self.inputs)} inputs, expected one")
         return self.inputs[0]
+
+    def part(self, attribute: str, x: Value, *names: str) -> Layer:
+        """A layer that this one describes as `attribute` and holds so, or under one of these names, reading x.
+
+        Raises:
+            ValueError: there is none.
+        """
+        described = self.get(attribute)
+        if not isinstance(described, Mapping) or not isinstance(described.get("config"), Mapping):
+            raise ValueError(f"found no layer as {attribute}")
+        tree = self.tree.part([name_of(described), *names], *names, attribute)
+        path = (*self.path, names[0] if names else attribute)
+        return Layer(path, str(described.get("class_name")), described["config"], (x,), tree, self.major)
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.config.get(name, default)

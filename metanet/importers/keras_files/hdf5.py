@@ -89,7 +89,8 @@ class File:
         kept = dataset.id.get_create_plist()
         if dataset.is_virtual or kept.get_external_count():
             raise RefusedError(f"{where} is virtual or lies in another file")
-        if dataset.dtype.kind not in "fiub" or dataset.dtype.itemsize > 8:
+        is_bfloat16 = dataset.dtype == np.dtype("V2")  # which NumPy does not have, and Keras writes as its bytes
+        if not is_bfloat16 and (dataset.dtype.kind not in "fiub" or dataset.dtype.itemsize > 8):
             raise RefusedError(f"{where} holds {dataset.dtype}, expected numbers")
         filters = [kept.get_filter(number)[0] for number in range(kept.get_nfilters())]
         if not set(filters) <= set(FILTERS):
@@ -97,7 +98,8 @@ class File:
         claimed, stored = math.prod(dataset.shape or ()) * dataset.dtype.itemsize, dataset.id.get_storage_size()
         if stored > self._size or claimed > stored * (MOST_PACKED if filters else 1):
             raise RefusedError(f"{where} claims {claimed:,} bytes, and the file holds {stored:,} of it")
-        return np.asarray(dataset[()])
+        found = np.asarray(dataset[()])
+        return (found.view("<u2").astype("<u4") << 16).view("<f4") if is_bfloat16 else found
 
     def text(self, owner: h5py.Group, name: str) -> str | None:
         """An attribute that is text."""

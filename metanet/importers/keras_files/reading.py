@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from metanet.commandline import RefusedError
 from metanet.importers.intake import containers
 from metanet.importers.intake.folder import parse_json
-from metanet.importers.keras_files import hdf5
+from metanet.importers.keras_files import configuration, hdf5
+from metanet.importers.keras_files.weights import LAYERS, Weights
 
 WEIGHTS = ".weights.h5"
 ENTRIES = ("config.json", "metadata.json", "model.weights.h5")
-GROUPS = ("layers", "_layer_checkpoint_dependencies")  # of Keras 3, and of the last versions of Keras 2
 SEEDS = "seed_generator"
+OF_TRAINING = ("optimizer", "optimizer_weights", "metrics")
 
 
 @dataclass
@@ -32,9 +31,8 @@ class Model:
     config: Any = None  # {"class_name": "Sequential", "config": {...}, ...}
     version: str = ""
     compiled: Any = None
-    named: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by the layer's name
-    placed: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by kind and number, "conv2d_1"
-    optimizer: int = 0  # numbers of the optimizer, which are left out
+    weights: Weights = field(default_factory=Weights)
+    optimizer: int = 0  # numbers of the optimizer and of metrics, which are left out
     seeds: int = 0  # and of random generators
     beside: str | None = None  # the file that the configuration was read from
 
@@ -57,13 +55,12 @@ def read(path: Path) -> Model:
         compiled = file.text(file.root, "training_config")
         model.compiled = None if compiled is None else parse_json(compiled, f"{where}: training_config")
         model.version = file.text(file.root, "keras_version") or ""
-        _weights(model, file)
         if model.config is None:
             _beside(model, path)
+        configuration.check_model(model.config)
+        _weights(model, file)
     else:
         raise ValueError(f"{where}: no file of Keras: neither a zip nor HDF5")
-    if not isinstance(model.config, Mapping):
-        raise ValueError(f"{where}: found no configuration of a model, expected an object")
     return model
 
 
@@ -88,6 +85,7 @@ def _archive(model: Model, data: bytes, where: str) -> None:
     about = parse_json(metadata.decode("utf-8", "replace"), f"{where}: metadata.json")
     model.version = str(about.get("keras_version", "")) if isinstance(about, Mapping) else ""
     model.compiled = model.config.get("compile_config") if isinstance(model.config, Mapping) else None
+    configuration.check_model(model.config)
     _weights(model, hdf5.File(weights, where))
 
 
@@ -103,71 +101,66 @@ def _beside(model: Model, path: Path) -> None:
     if own.stat().st_size > containers.MOST_HEADER_BYTES:
         raise ValueError(f"{own}: found more than {containers.MOST_HEADER_BYTES:,} bytes")
     model.config, model.beside = parse_json(own.read_text("utf-8", "replace"), str(own)), own.name
+    if not model.version and isinstance(model.config, Mapping):
+        model.version = str(model.config.get("keras_version", ""))
 
 
 def _weights(model: Model, file: hdf5.File) -> None:
     """Every array of the file, by layer."""
-    legacy = {"layer_names", "layer_names0"} & set(file.root.attrs)
-    if legacy:
-        return _legacy(model, file, file.root)
+    if {"layer_names", "layer_names0"} & set(file.root.attrs):
+        model.weights = _legacy(model, file, file.root)
+        return
     for name, member in file.groups(file.root).items():
-        if name in ("optimizer", "optimizer_weights"):
+        if name in OF_TRAINING:
             model.optimizer += sum(file.array(dataset).size for dataset in file.datasets(member))
         elif name == "model_weights":
-            _legacy(model, file, member)
-        elif name in GROUPS:
-            _layers(model, file, member)
+            model.weights = _legacy(model, file, member)
+        elif name in LAYERS:
+            model.weights.parts[name] = _parts(model, file, member)
         elif any(True for _ in file.datasets(member)):
             raise ValueError(f"{file.where}: found arrays in {name!r}, expected them in layers or model_weights")
-    return None
 
 
-def _layers(model: Model, file: hdf5.File, group: h5py.Group) -> None:
-    """Keras 3: layers/KIND_NUMBER/vars/0, 1, ..., those of a cell in layers/KIND_NUMBER/cell/vars."""
-    for place, layer in file.groups(group).items():
-        found, name = _variables(model, file, layer)
-        (model.placed if name is None else model.named)[place if name is None else name] = found
-
-
-def _variables(model: Model, file: hdf5.File, group: h5py.Group) -> tuple[list[np.ndarray], str | None]:
-    """The arrays of a layer and of its parts, and its name, if the file says it."""
-    found: list[np.ndarray] = []
-    name: str | None = None
-    for part, member in sorted(file.groups(group).items(), key=lambda one: one[0] != "vars"):
+def _parts(model: Model, file: hdf5.File, group: h5py.Group) -> Weights:
+    """Keras 3: PART/vars/0, 1, ... for the arrays of a layer, with its name, and PART/PART for its parts."""
+    found = Weights()
+    for part, member in file.groups(group).items():
         if part == SEEDS:
             model.seeds += sum(file.array(dataset).size for dataset in file.datasets(member))
         elif part == "vars":
-            name = file.text(member, "name")
+            found.name = file.text(member, "name")
             own = dict(file.members(member))
             for number in sorted(own, key=lambda one: (len(one), one)):
                 array = own[number]
                 if not isinstance(array, h5py.Dataset):
                     raise ValueError(f"{file.where}: {array.name}: expected an array")
-                found.append(file.array(array))
+                found.own.append(file.array(array))
         else:
-            found += _variables(model, file, member)[0]
-    return found, name
+            found.parts[part] = _parts(model, file, member)
+    return found
 
 
-def _legacy(model: Model, file: hdf5.File, group: h5py.Group) -> None:
-    """Before Keras 3: a group for each layer, whose attribute says the order of its arrays."""
+def _legacy(model: Model, file: hdf5.File, group: h5py.Group) -> Weights:
+    """Before Keras 3: a group for each layer, whose attribute says the paths and the order of its arrays."""
+    whole = Weights(by_path=True)
     for name, layer in file.groups(group).items():
         arrays = {str(dataset.name).removeprefix(f"{layer.name}/"): dataset for dataset in file.datasets(layer)}
         order = file.texts(layer, "weight_names") or []
         if sorted(order) != sorted(arrays):
             raise ValueError(f"{file.where}: layer {name!r}: found the arrays {list(arrays)[:6]}, expected {order[:6]}")
-        found = {one: file.array(arrays[one]) for one in order}
-        model.seeds += sum(array.size for one, array in found.items() if SEEDS in one)
-        kept = [array for one, array in found.items() if SEEDS not in one]
-        if kept and name == "top_level_model_weights":
-            raise ValueError(f"{file.where}: found weights of the model outside of its layers")
-        model.named[name] = kept
-
-
-def place(class_name: str) -> str:
-    """Keras' name for arrays of a kind of layers: "Conv2D" -> "conv2d", "LeakyReLU" -> "leaky_re_lu"."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+        found = whole.parts[name] = Weights(by_path=True)
+        for one in order:
+            array = file.array(arrays[one])
+            if SEEDS in one:
+                model.seeds += array.size
+                continue
+            if name == "top_level_model_weights":
+                raise ValueError(f"{file.where}: found weights of the model outside of its layers")
+            owner = found
+            for part in one.split("/")[:-1]:
+                owner = owner.parts.setdefault(part, Weights(by_path=True))
+            owner.own.append(array)
+    return whole
 
 
 def told(model: Model) -> dict[str, Any]:

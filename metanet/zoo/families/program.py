@@ -95,6 +95,22 @@ def architecture(program: Mapping[str, Any]) -> dict[str, Any]:
     return {"family": "program", "program": text, "image_shape": list(image_shape), "num_classes": num_classes}
 
 
+def usable(program: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A program whose tensors a module can hold, and for each of their names the one that it has there.
+
+    Raises:
+        ValueError: no program.
+    """
+    try:
+        tables = {table: dict(program[table]) for table in programs.TABLES}
+        names = programs.usable([name for table in tables.values() for name in table])
+        steps = [{**step, "inputs": [names.get(name, name) for name in step["inputs"]]} for step in program["steps"]]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"program: {type(error).__name__}: {error}") from error
+    renamed = {table: {names[name]: one for name, one in own.items()} for table, own in tables.items()}
+    return {**program, **renamed, "steps": steps}, names
+
+
 def expects(arch: Arch) -> str | None:
     image_shape, num_classes = _sizes(arch["program"])
     if (tuple(arch["image_shape"]), arch["num_classes"]) == (image_shape, num_classes):

@@ -117,40 +117,50 @@ def _by_channel(kernel: np.ndarray) -> np.ndarray:
 
 
 def _transposed(rank: int, build: Builder, layer: Layer) -> Value:
-    """[*kernel, out, in] is already torch's order of out and in; what "same" cuts off more at the end is cut after."""
+    """[*kernel, out, in] is already torch's order of out and in.
+
+    Keras' output is a part of what all kernels reach, or has zeros behind it: it is that of the convolution that would
+    give x, whose padding is cut off.
+    """
     x = build.to_first(_grid(layer, rank))
-    layer.only(output_padding=None, dilation_rate=[1] * rank if rank > 1 else layer.get("dilation_rate"))
-    (out,), kernel, stride = (
-        layer.sizes("filters", 1),
-        layer.sizes("kernel_size", rank),
-        layer.sizes("strides", rank, 1),
-    )
-    if layer.sizes("dilation_rate", rank, 1) != [1] * rank:
-        raise ValueError(f"found the dilation_rate {layer.get('dilation_rate')}, expected 1, which alone is supported")
+    (out,), kernel = layer.sizes("filters", 1), layer.sizes("kernel_size", rank)
+    stride, dilation = layer.sizes("strides", rank, 1), layer.sizes("dilation_rate", rank, 1)
     found = layer.weights(("kernel", [*kernel, out, x.shape[-1]]), *_bias(layer, out))
     weight = build.tensor(layer.name, "weight", np.moveaxis(found["kernel"], (-1, -2), (0, 1)))
     bias = build.tensor(layer.name, "bias", found["bias"]) if "bias" in found else None
-    padding = layer.get("padding", "valid")
+    lengths, cuts, more, ends = [], [], [], []
+    for axis, size in enumerate(x.shape[:-1]):
+        width = (kernel[axis] - 1) * dilation[axis] + 1
+        lengths.append(_length(layer, axis, rank, size, width, stride[axis]))
+        reach = (size - 1) * stride[axis] + width
+        total = max(reach - lengths[-1], 0) if layer.get("padding") == "same" else 0
+        cuts.append(total // 2)
+        more.append(max(lengths[-1] - (reach - 2 * cuts[-1]), 0))
+        ends.append(reach - 2 * cuts[-1] + more[-1])
+    if any(extra >= max(step, gap) for extra, step, gap in zip(more, stride, dilation, strict=True)):
+        raise ValueError(f"found the output_padding {layer.get('output_padding')}, which is not supported")
+    how = {"stride": stride, "padding": cuts, "output_padding": more, "dilation": dilation, "groups": 1}
+    name = build.step("conv_transpose", [x.name, weight, bias], **how)
+    for axis, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+        if end != length:
+            name = build.step("narrow", [name], axis=axis + 2, start=0, end=length)
+    return activations.apply(build, Value(name, (*lengths, out), True), layer.get("activation"), layer.major)
+
+
+def _length(layer: Layer, axis: int, rank: int, size: int, width: int, stride: int) -> int:
+    """Of an axis of what a transposed convolution gives."""
+    padding, more = layer.get("padding", "valid"), layer.get("output_padding")
     if padding not in ("same", "valid"):
         raise ValueError(f"found the padding {padding!r}, expected valid or same")
-    cuts = [max(width - step, 0) // 2 if padding == "same" else 0 for width, step in zip(kernel, stride, strict=True)]
-    name = build.step(
-        "conv_transpose",
-        [x.name, weight, bias],
-        stride=stride,
-        padding=cuts,
-        output_padding=[max(step - width, 0) for width, step in zip(kernel, stride, strict=True)],
-        dilation=[1] * rank,
-        groups=1,
-    )
-    lengths = []
-    for axis, (size, width, step) in enumerate(zip(x.shape[:-1], kernel, stride, strict=True)):
-        whole = size * step + max(width - step, 0) - 2 * cuts[axis]
-        lengths.append(size * step if padding == "same" else whole)
-        if whole != lengths[-1]:
-            name = build.step("narrow", [name], axis=axis + 2, start=0, end=lengths[-1])
-    y = Value(name, (*lengths, out), first=True)
-    return activations.apply(build, y, layer.get("activation"), layer.major)
+    if more is None:
+        return size * stride if padding == "same" else size * stride + max(width - stride, 0)
+    found = [more] * rank if type(more) is int else more
+    if not isinstance(found, list) or len(found) != rank or any(type(one) is not int or one < 0 for one in found):
+        raise ValueError(f"found output_padding {more!r}, expected {rank} whole numbers")
+    length = (size - 1) * stride + width - (2 * (width // 2) if padding == "same" else 0) + found[axis]
+    if length < 1:
+        raise ValueError(f"found output_padding {more!r} for a grid of {size}")
+    return length
 
 
 _OF_RANK: dict[str, Callable[[int, Builder, Layer], Value]] = {

@@ -1,4 +1,4 @@
-"""Dense, normalising, embedding and recurrent layers."""
+"""Dense layers, embeddings and what a net reads."""
 
 from __future__ import annotations
 
@@ -24,92 +24,14 @@ def _dense(build: Builder, layer: Layer) -> Value:
     return activations.apply(build, y, layer.get("activation"), layer.major)
 
 
-def _last_axis(layer: Layer) -> None:
-    axis, rank = layer.get("axis", -1), len(layer.x.shape)
-    axes = axis if isinstance(axis, list) else [axis]
-    if axes not in ([-1], [rank]):
-        raise ValueError(f"found axis {axis!r}, expected -1, that of the channels")
-
-
-def _batch_norm(build: Builder, layer: Layer) -> Value:
-    _last_axis(layer)
-    layer.only(renorm=False)
-    x = layer.x if layer.x.order else build.to_first(layer.x)
-    size = [x.shape[-1]]
-    own = [name for name, there in (("weight", "scale"), ("bias", "center")) if layer.get(there, True)]
-    found = layer.weights(*((name, size) for name in own), ("running_mean", size), ("running_var", size))
-    found = {name: array[list(x.order)] if x.order else array for name, array in found.items()}
-    names = {name: build.tensor(layer.name, name, found[name], name.startswith("running")) for name in found}
-    read = [names.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
-    return build.same(x, "batch_norm", *read, eps=layer.number("epsilon", 1e-3))
-
-
-def _layer_norm(build: Builder, layer: Layer) -> Value:
-    _last_axis(layer)
-    layer.only(rms_scaling=False)
-    x = build.to_last(layer.x)
-    own = [name for name, there in (("weight", "scale"), ("bias", "center")) if layer.get(there, True)]
-    found = layer.weights(*((name, [x.shape[-1]]) for name in own))
-    names = [build.tensor(layer.name, name, found[name]) if name in found else None for name in ("weight", "bias")]
-    return build.same(x, "layer_norm", *names, shape=[x.shape[-1]], eps=layer.number("epsilon", 1e-3))
-
-
-def _group_norm(build: Builder, layer: Layer) -> Value:
-    _last_axis(layer)
-    x, groups = build.to_first(layer.x), layer.get("groups", 32)
-    groups = x.shape[-1] if groups == -1 else groups
-    if type(groups) is not int or groups < 1 or x.shape[-1] % groups:
-        raise ValueError(f"found {groups} groups of {x.shape[-1]} channels")
-    own = [name for name, there in (("weight", "scale"), ("bias", "center")) if layer.get(there, True)]
-    found = layer.weights(*((name, [x.shape[-1]]) for name in own))
-    names = [build.tensor(layer.name, name, found[name]) if name in found else None for name in ("weight", "bias")]
-    return build.same(x, "group_norm", *names, groups=groups, eps=layer.number("epsilon", 1e-3))
-
-
 def _embedding(build: Builder, layer: Layer) -> Value:
     layer.only(mask_zero=False, lora_rank=None, quantization_config=None)
     (rows,), (width,) = layer.sizes("input_dim", 1), layer.sizes("output_dim", 1)
     found = layer.weights(("embeddings", [rows, width]))
     weight = build.tensor(layer.name, "weight", found["embeddings"])
+    if layer.x.name == ".input":
+        build.input_is_words()
     return Value(build.step("embedding", [layer.x.name, weight]), (*layer.x.shape, width))
-
-
-GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}  # torch's gates by Keras' numbers
-TORCH = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn_tanh"}
-
-
-def _recurrent(build: Builder, layer: Layer) -> Value:
-    """Torch has two biases. Keras' single one is the first, and the second is zero."""
-    layer.only(go_backwards=False, stateful=False, return_state=False, time_major=False, activation="tanh")
-    if layer.kind != "SimpleRNN":
-        layer.only(recurrent_activation="sigmoid")
-    if layer.kind == "GRU":
-        layer.only(reset_after=True)
-    x, (units,) = build.to_last(layer.x), layer.sizes("units", 1)
-    if len(x.shape) != 2:
-        raise ValueError(f"reads the shape {x.shape}, expected steps and channels")
-    gates, has_bias = GATES[layer.kind], bool(layer.get("use_bias", True))
-    wide = units * len(gates)
-    bias = [("bias", [2, wide] if layer.kind == "GRU" else [wide])] if has_bias else []
-    found = layer.weights(("kernel", [x.shape[1], wide]), ("recurrent", [units, wide]), *bias)
-    found = {name: _gates(array, gates) for name, array in found.items()}
-    names = [build.tensor(layer.name, "weight_ih", found["kernel"].T)]
-    names.append(build.tensor(layer.name, "weight_hh", found["recurrent"].T))
-    if layer.kind == "GRU" and has_bias:
-        names += [build.tensor(layer.name, f"bias_{part}", found["bias"][n]) for n, part in enumerate(("ih", "hh"))]
-    elif has_bias:
-        names += [build.tensor(layer.name, "bias_ih", found["bias"]), build.zeros(layer.name, "bias_hh", wide)]
-    parts = build.step("recurrent", [x.name, *names], kind=TORCH[layer.kind], bias=has_bias)
-    states = build.step("item", [parts], place=0)
-    if layer.get("return_sequences", False):
-        return Value(states, (x.shape[0], units))
-    return Value(build.step("select", [states], axis=1, place=x.shape[0] - 1), (units,))
-
-
-def _gates(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
-    """The blocks of the last axis in another order."""
-    blocks = np.split(array, len(order), axis=-1)
-    return np.concatenate([blocks[number] for number in order], axis=-1)
 
 
 def _prelu(build: Builder, layer: Layer) -> Value:
@@ -126,7 +48,10 @@ def _input(build: Builder, layer: Layer) -> Value:
     if shape is None and isinstance(layer.get("shape"), list):
         shape = [None, *layer.get("shape")]
     if not isinstance(shape, list) or len(shape) < 2 or any(type(size) is not int or size < 1 for size in shape[1:]):
-        raise ValueError(f"found the input shape {shape}, expected [null, sizes, ...] with no other null")
+        raise ValueError(
+            f"found the input shape {shape}, expected [null, sizes, ...] with no other null. Save the model with an "
+            f"input of fixed sizes: keras.Sequential([keras.Input((64, 64, 3)), model]).save(...)"
+        )
     layer.only(sparse=False, ragged=False)
     return build.input(shape[1:], str(layer.get("dtype")).startswith(("int", "uint")))
 
@@ -134,10 +59,6 @@ def _input(build: Builder, layer: Layer) -> Value:
 KINDS: dict[str, Callable[[Builder, Layer], Value]] = {
     "InputLayer": _input,
     "Dense": _dense,
-    "BatchNormalization": _batch_norm,
-    "LayerNormalization": _layer_norm,
-    "GroupNormalization": _group_norm,
     "Embedding": _embedding,
     "PReLU": _prelu,
-    **dict.fromkeys(GATES, _recurrent),
 }

@@ -77,6 +77,21 @@ def _larger(rank: int, build: Builder, layer: Layer) -> Value:
     return Value(build.step("resize", [x.name], mode=kind, size=size, **more), (*size, x.shape[-1]), True)
 
 
+def _resized(build: Builder, layer: Layer) -> Value:
+    layer.only(crop_to_aspect_ratio=False, pad_to_aspect_ratio=False, antialias=False)
+    x, kind = _grid(build, layer, 2), layer.get("interpolation", "bilinear")
+    if kind != "bilinear":
+        raise ValueError(f"found the interpolation {kind!r}, expected bilinear, which alone is supported")
+    size = [*layer.sizes("height", 1), *layer.sizes("width", 1)]
+    name = build.step("resize", [x.name], mode=kind, size=size, align_corners=False)
+    return Value(name, (*size, x.shape[-1]), True)
+
+
+def _adaptive(op: str, rank: int, build: Builder, layer: Layer) -> Value:
+    x, size = _grid(build, layer, rank), layer.sizes("output_size", rank)
+    return Value(build.step(op, [x.name], size=size), (*size, x.shape[-1]), True)
+
+
 def _pairs(layer: Layer, name: str, rank: int, default: int) -> list[tuple[int, int]]:
     found = layer.get(name, default)
     if rank == 1 and isinstance(found, list) and len(found) == 2:
@@ -128,6 +143,9 @@ KINDS: dict[str, Callable[[Builder, Layer], Value]] = {
     **{f"ZeroPadding{rank}D": partial(_zeros, rank) for rank in (1, 2, 3)},
     **{f"Cropping{rank}D": partial(_cropped, rank) for rank in (1, 2, 3)},
     **{f"UpSampling{rank}D": partial(_larger, rank) for rank in (1, 2, 3)},
+    **{f"AdaptiveAveragePooling{rank}D": partial(_adaptive, "adaptive_avg_pool", rank) for rank in (1, 2, 3)},
+    **{f"AdaptiveMaxPooling{rank}D": partial(_adaptive, "adaptive_max_pool", rank) for rank in (1, 2, 3)},
+    "Resizing": _resized,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Permute": _permute,

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
 from metanet.importers.keras_files import activations
 from metanet.importers.keras_files.building import Builder, Layer, Value
 
-IDENTITIES = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout")
+IDENTITIES = (  # but in training
+    *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout"),
+    *("GaussianNoise", "ActivityRegularization", "Identity", "RandomFlip", "RandomRotation", "RandomZoom"),
+    *("RandomTranslation", "RandomContrast", "RandomBrightness"),
+)
 
 
 def _identity(build: Builder, layer: Layer) -> Value:
@@ -46,9 +52,23 @@ def _softmax(build: Builder, layer: Layer) -> Value:
 
 
 def _rescaling(build: Builder, layer: Layer) -> Value:
+    if isinstance(layer.get("scale"), list) or isinstance(layer.get("offset"), list):
+        return _rescaled_channels(build, layer)
     x = build.same(layer.x, "mul_number", value=layer.number("scale"))
     offset = layer.number("offset", 0.0)
     return build.same(x, "add_number", value=offset) if offset else x
+
+
+def _rescaled_channels(build: Builder, layer: Layer) -> Value:
+    """By a number for each channel, which belong to the architecture."""
+    x = build.to_first(layer.x)
+    for name, op, default in (("scale", "mul", 1.0), ("offset", "add", 0.0)):
+        numbers = np.asarray(layer.get(name, default), np.float64).reshape(-1)
+        if len(numbers) not in (1, x.shape[-1]) or not np.isfinite(numbers).all():
+            raise ValueError(f"found {name} {layer.get(name)!r}, expected a number for each of {x.shape[-1]} channels")
+        every = np.broadcast_to(numbers, [x.shape[-1]]).reshape(-1, *[1] * (len(x.shape) - 1))
+        x = build.same(x, op, build.constant(every))
+    return x
 
 
 def _aligned(build: Builder, inputs: tuple[Value, ...]) -> list[Value]:
@@ -68,9 +88,10 @@ def _aligned(build: Builder, inputs: tuple[Value, ...]) -> list[Value]:
     return [build.to_first(one) if first else build.to_last(one) for one in found]
 
 
-def _merged(op: str, build: Builder, layer: Layer) -> Value:
-    values = _aligned(build, layer.inputs)
-    if op == "sub" and len(values) != 2:
+def merged(op: str, build: Builder, inputs: tuple[Value, ...]) -> Value:
+    """A sum, product or the like of several values; those of size 1 along an axis are repeated there."""
+    values = _aligned(build, inputs)
+    if op in ("sub", "div") and len(values) != 2:
         raise ValueError(f"found {len(values)} inputs, expected two")
     x = values[0]
     for other in values[1:]:
@@ -81,8 +102,30 @@ def _merged(op: str, build: Builder, layer: Layer) -> Value:
     return x
 
 
+def merged_pair(op: str, build: Builder, layer: Layer) -> Value:
+    """Of two values, or of a value and a number."""
+    if layer.named or layer.arguments or len(layer.operands) != 2:
+        told = [*layer.named, *layer.arguments]
+        raise ValueError(f"found {len(layer.operands)} operands, {told}, expected two")
+    x, other = layer.operands
+    if isinstance(x, Value) and isinstance(other, Value):
+        return merged(op, build, (x, other))
+    if isinstance(x, Value) and not isinstance(other, Value):
+        return build.same(x, "add_number" if op == "sub" else f"{op}_number", value=-other if op == "sub" else other)
+    if isinstance(other, Value) and not isinstance(x, Value) and op != "div":
+        return build.same(other, "sub_from_number" if op == "sub" else f"{op}_number", value=x)
+    raise ValueError(f"found the operands {[type(one).__name__ for one in layer.operands]}, which are not supported")
+
+
+def _merged(op: str, build: Builder, layer: Layer) -> Value:
+    """Of several values; of a value and a number where files of Keras 2 do not say that it is a function."""
+    if any(not isinstance(one, Value) for one in layer.operands):
+        return merged_pair(op, build, layer)
+    return merged(op, build, layer.inputs)
+
+
 def _average(build: Builder, layer: Layer) -> Value:
-    return build.same(_merged("add", build, layer), "div_number", value=float(len(layer.inputs)))
+    return build.same(merged("add", build, layer.inputs), "div_number", value=float(len(layer.inputs)))
 
 
 def _concatenated(build: Builder, layer: Layer) -> Value:
@@ -102,7 +145,7 @@ def _concatenated(build: Builder, layer: Layer) -> Value:
 
 
 KINDS: dict[str, Callable[[Builder, Layer], Value]] = {
-    **dict.fromkeys((*IDENTITIES, "GaussianNoise", "ActivityRegularization", "Identity"), _identity),
+    **dict.fromkeys(IDENTITIES, _identity),
     "Activation": _activation,
     "ReLU": _relu,
     "LeakyReLU": _leaky_relu,
