@@ -131,6 +131,16 @@ def factors_of(axes: Iterable[Axis]) -> list[Factor]:
     return list(found.values())
 
 
+def factors_between(one: Axis, places: Int[np.ndarray, " positions"]) -> list[Factor]:
+    """The factors in which these positions of an axis differ."""
+    found: dict[int, Factor] = {}
+    for segment in resolve(one).segments:
+        inside = np.isin(segment.positions, places)
+        coordinates = np.nonzero(inside)
+        found |= {id(f): f for f, c in zip(segment.factors, coordinates, strict=True) if c.size and np.ptp(c)}
+    return list(found.values())
+
+
 def resolved_keys(factor: Factor) -> list[Factor]:
     """The keys in terms of unrefined factors; a key that became a sum is lost, which only makes the group smaller."""
     keys: dict[int, Factor] = {}

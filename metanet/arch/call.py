@@ -6,7 +6,6 @@ the operator does to the parameter graph (`write`, `operate`, `vector`, `block`,
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metanet.arch import homes
 from metanet.arch.axes import Axis, fixed, free, merge, renumber, select, unify
 from metanet.arch.layout import REPEAT, expand, extent, numbers, row_major, whole
 from metanet.arch.record import Record, Step, UnsupportedOperator
 from metanet.arch.template import Block, Link, Operation
 from metanet.arch.turning import turning
-from metanet.arch.value import Entry, SpaceDraft, Value, draft_of, grid
+from metanet.arch.value import Entry, SpaceDraft, Value, draft_of
 
 Rule = Callable[["Call"], "Value | Tensor | list[Value | Tensor] | list[Value] | list[Callable[[], Value]]"]
 Example = tuple[tuple[int, ...], Callable[[], Callable[[Tensor], Tensor]]]
@@ -65,18 +65,7 @@ class Call:
 
     def constant(self, data: Tensor) -> Value:
         """A constant as the one node of a space; axes along which it does not vary are axes of size 1."""
-        for dim in range(data.ndim):
-            if data.shape[dim] > 1 and bool((data == data.narrow(dim, 0, 1)).all()):
-                data = data.narrow(dim, 0, 1)
-        numbers = data.to(torch.float64).contiguous()
-        digest = hashlib.sha256(repr(tuple(data.shape)).encode() + numbers.numpy().tobytes()).hexdigest()
-        draft = SpaceDraft(f"constant {digest[:8]}", "constant", fixed(1))
-        known = next((one for one in self.record.spaces if one.name == draft.name), None)
-        if known is None:
-            draft.operations.append(Operation("constant", {"table": digest}))
-            self.record.spaces.append(draft)
-        sizes = tuple(data.shape)
-        return Value(known or draft, sizes, whole(sizes), (0,) * len(sizes), (), shared=True)
+        return homes.constant(self.record, data)
 
     def number(self, name: str) -> int | float:
         """The argument as one number that the code fixes; refuses a tensor in its place."""
@@ -122,43 +111,11 @@ class Call:
 
     def decide(self, value: Value, axes: Sequence[int]) -> None:
         """Says which axes of an undecided home are nodes; nothing happens where that is known."""
-        draft = value.home
-        if not isinstance(draft, SpaceDraft) or draft.undecided is None:
-            return
-        sizes, draft.undecided = draft.undecided, None
-        known = self.record.decided.get(draft.name, ())
-        draft.nodes = tuple(sorted({*axes, *known}))
-        if draft.entry is None:
-            draft.type = fixed(math.prod(sizes[axis] for axis in draft.nodes))
-            return
-        self.record.decided[draft.name] = draft.nodes  # other spaces of the same parameter agree
-        types = [draft.entry.types[axis] for axis in draft.nodes]
-        self.pin(*(draft.entry.types[axis] for axis in range(len(sizes)) if axis not in draft.nodes))
-        draft.type = merge(types) if types else fixed(1)
-        self._parameter_block(draft, sizes)
+        homes.decide(self, value, axes)
 
     def guess(self, value: Value) -> None:
-        """Decides on a home that no other operand has decided on: a weight has nodes on its first two axes."""
-        draft = draft_of(value)
-        weight = draft.undecided is not None and draft.entry is not None and len(draft.undecided) > 1
-        self.decide(value, [0, 1] if weight else [])
-
-    def _parameter_block(self, draft: SpaceDraft, sizes: tuple[int, ...]) -> None:
-        """The edges from the constant node to a parameter that is used like an input; its positions are taps."""
-        assert draft.entry is not None
-        out, taps = (
-            " ".join(f"a{axis}" for axis in range(len(sizes)) if (axis in draft.nodes) == kept)
-            for kept in (True, False)
-        )
-        positions = tuple(size for axis, size in enumerate(sizes) if axis not in draft.nodes)
-        block = Block(
-            *(draft.entry.name, 0, 0, "parameter"),
-            shape=(draft.type.size, 1, math.prod(positions)),
-            taps=grid(positions),
-            pattern=f"{' '.join(f'a{axis}' for axis in range(len(sizes)))} -> ({out}) 1 ({taps})",
-            axes={f"a{axis}": size for axis, size in enumerate(sizes)},
-        )
-        self.record.steps.append(Step(block, self.record.constant(), draft))
+        """Decides on a home that no other operand has decided on."""
+        homes.decide(self, value, homes.guessed(value))
 
     def axis(self, value: Value, axis: int) -> Axis:
         """The type of one axis of a value; its positions are fixed."""
@@ -267,6 +224,8 @@ class Call:
 
     def link(self, kind: str, source: Value, target: Value, /, nodes: np.ndarray | None = None, **fields: Any) -> None:
         """A parameter-free connection; `nodes` are those of the source that the target's nodes read, one each."""
+        if self.record.types_only:
+            return
         if nodes is not None:
             flat = nodes.reshape(-1)
             size = draft_of(source).type.size

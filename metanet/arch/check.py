@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from metanet.arch.template import Template
 
@@ -18,7 +18,12 @@ class UnsoundSymmetry(ValueError):  # noqa: N818 (the name says what the user me
 
 
 def check_symmetry(
-    template: Template, module: nn.Module, *example_inputs: Any, samples: int = 3, tolerance: float = 1e-10
+    template: Template,
+    module: nn.Module,
+    *example_inputs: Any,
+    samples: int = 3,
+    tolerance: float = 1e-10,
+    **named_inputs: Any,
 ) -> float:
     """Compares the net with `samples` permuted ones; the largest error, relative to the largest output.
 
@@ -33,7 +38,7 @@ def check_symmetry(
     net = copy.deepcopy(module).double().eval()
     state = net.state_dict() | _random_vectors(template, net.state_dict(), generator)
     state = {name: value for name, value in state.items() if name not in template.tied}
-    inputs = [_random_like(one, generator) for one in example_inputs]
+    inputs = tree_map(lambda one: _random_like(one, generator), (example_inputs, named_inputs))
     outputs = _outputs(net, state, inputs)
     size = max(one.abs().max().item() for one in outputs)
     if not all(one.isfinite().all() for one in outputs):
@@ -56,9 +61,10 @@ def check_symmetry(
     return worst
 
 
-def _outputs(net: nn.Module, state: dict[str, Tensor], inputs: list[Any]) -> list[Tensor]:
+def _outputs(net: nn.Module, state: dict[str, Tensor], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Tensor]:
+    copies = {name: value.clone() for name, value in state.items()}  # a net may change its buffers
     with torch.no_grad():
-        leaves = tree_leaves(functional_call(net, state, tuple(inputs)))
+        leaves = tree_leaves(functional_call(net, copies, *inputs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 

@@ -19,6 +19,7 @@ from itertools import groupby
 import numpy as np
 from torch import Tensor
 
+from metanet.arch import homes
 from metanet.arch.axes import Axis, Factor, axis, fixed, merge, renumber, select
 from metanet.arch.call import Call
 from metanet.arch.layout import REPEAT, Dim, Misaligned, expand, refine
@@ -55,7 +56,7 @@ def combine(
     except Misaligned:
         terms = [replace(term, value=call.settled(term.value), dims={}) for term in terms]
         parts, sizes = _parts(terms, every)
-    _decide(call, terms)
+    _decide(call, terms, out)
     terms, nodes = _met(call, terms)
     parts, sizes = _parts(terms, every)
     kept = [sub for letter in out for sub in parts[letter]]
@@ -68,7 +69,7 @@ def combine(
     call.scope(*(one for signature, one in axes.items() if OUT in signature))
     summed = [sub for subs in parts.values() for sub in subs if sub in nodes and sub not in kept]
     contracted = [sub for subs in parts.values() for sub in subs if sub not in nodes and sub not in kept]
-    several = bool(summed) and len(terms) > 1
+    several = bool(summed) and len(terms) > 1 and not call.record.types_only
     product = _write(call, parts, out, nodes, sizes, classes, axes, summed if several else [])
     grid = [sub for sub in kept if sub in nodes] + summed
     inner = math.prod(sizes[sub] for sub in summed)
@@ -115,36 +116,46 @@ def _parts(terms: Sequence[_Term], letters: str) -> tuple[dict[str, list[Sub]], 
     return parts, sizes
 
 
-def _decide(call: Call, terms: Sequence[_Term]) -> None:
-    """What is undecided has nodes where the other operands have them."""
+def _decide(call: Call, terms: Sequence[_Term], out: str) -> None:
+    """What is undecided has nodes where the other operands have them.
+
+    A parameter beside which nothing is known has nodes as `guess` says. Other axes that it alone holds become nodes if
+    the walk is to raise them.
+    """
     known = [term for term in terms if draft_of(term.value).undecided is None]
-    if not known or all(term.fixed for term in known):  # parameters alone
-        for term in terms:
-            call.guess(term.value)
-    nodes = {sub for term in terms for sub, dim in term.dims.items() if term.value.is_node(dim)}
+    nodes = {sub for term in known for sub, dim in term.dims.items() if term.value.is_node(dim)}
     for term in terms:
-        call.decide(term.value, [dim.axis for sub, dim in term.dims.items() if sub in nodes])
+        entry = draft_of(term.value).entry
+        beside = [other for other in known if not other.fixed and not term.dims.keys().isdisjoint(other.dims)]
+        held = {sub for other in terms if other is not term and not other.fixed for sub in other.dims}
+        own = {dim.axis for sub, dim in term.dims.items() if sub not in held and sub[0] in out}
+        raised = homes.raised(call.record, term.value, own)
+        if not beside and (not known or entry is not None):
+            raised += homes.guessed(term.value)
+        call.decide(term.value, raised + [dim.axis for sub, dim in term.dims.items() if sub in nodes])
 
 
 def _met(call: Call, terms: list[_Term]) -> tuple[list[_Term], set[Sub]]:
-    """The operands, whose positions are nodes where they meet nodes of others, and the parts that run along nodes."""
+    """The operands, whose positions are nodes where they meet nodes of others, and the parts that run along nodes.
+
+    Raised axes that meet positions become positions instead.
+    """
     while True:
         nodes = {sub for term in terms for sub, dim in term.dims.items() if term.value.is_node(dim)}
-        letters = {letter for letter, _ in nodes}
-
-        def meets(term: _Term, nodes: set[Sub] = nodes) -> bool:
-            return any(sub in nodes and not term.value.is_node(dim) for sub, dim in term.dims.items())
-
-        if not any(meets(term) for term in terms if not term.fixed):
+        free = [term for term in terms if not term.fixed]
+        clash = {sub for term in free for sub, dim in term.dims.items() if sub in nodes and not term.value.is_node(dim)}
+        if not clash:
             return terms, nodes
-        terms = [
-            replace(
-                term, value=call.turned(term.value, [k for k, n in enumerate(term.letters) if n in letters]), dims={}
-            )
-            if meets(term) and not term.fixed
-            else term
-            for term in terms
-        ]
+        lying = [homes.lain(call, t.value, [t.letters.index(k) for k, _ in clash if k in t.letters]) for t in terms]
+        if all(value is term.value for value, term in zip(lying, terms, strict=True)):
+            letters = {letter for letter, _ in nodes}
+            lying = [
+                call.turned(term.value, [k for k, name in enumerate(term.letters) if name in letters])
+                if not term.fixed and any(sub in clash and not term.value.is_node(d) for sub, d in term.dims.items())
+                else term.value
+                for term in terms
+            ]
+        terms = [replace(term, value=value, dims={}) for term, value in zip(terms, lying, strict=True)]
         _parts(terms, "".join(dict.fromkeys("".join(term.letters for term in terms))))
 
 

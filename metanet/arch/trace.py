@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from metanet.arch.axes import factors_of
 from metanet.arch.certificate import certify, orbits
 from metanet.arch.functional import functional
-from metanet.arch.record import UnsupportedOperator
+from metanet.arch.record import Record, UnsupportedOperator
 from metanet.arch.symmetry import from_axes
 from metanet.arch.template import Block, Link, Space, Template
 from metanet.arch.value import Entry, SpaceDraft
@@ -24,28 +24,34 @@ from metanet.arch.walk import Walk
 
 __all__ = ["UnsupportedOperator", "trace"]
 
+_MOST_NODES = (
+    1 << 20
+)  # beyond, what could be nodes stays positions: a layer over places has a node per place and channel
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # by place, and by name
 
-def trace(module: nn.Module, *example_inputs: Any) -> Template:
+
+def trace(module: nn.Module, *example_inputs: Any, **named_inputs: Any) -> Template:
     """The parameter graph of a module and its symmetry, as the module computes in eval mode.
 
-    The module is not changed, and none of its values enters the template; the sizes of the example inputs do.
+    The inputs may be nested in dicts, tuples and dataclasses. The module is not changed, and none of its values enters
+    the template; the sizes of the example inputs do.
 
     Raises:
         UnsupportedOperator: an operator without a rule, or used in a way that its rule does not know.
-        ValueError: a module that torch cannot export, or one that reads a parameter behind the exporter's back.
+        ValueError: a module that torch cannot export, one that reads a parameter behind the exporter's back, or one
+            with complex parameters.
     """
-    known = module.state_dict(keep_vars=True).items()
-    state = {name: tensor for name, tensor in known if tensor.is_floating_point() and tensor.numel()}
+    inputs = example_inputs, named_inputs
+    state = _state(module)
     tied = _tied(state)
-    walk = Walk(_export(module, example_inputs), state, tied)
-    walk.run()
+    walk = _walk(_export(module, inputs), state, tied)
     record, entries = walk.record, {name: value for name, value in walk.entries.items() if name not in tied}
     steps = [step.part.name for step in record.steps if isinstance(step.part, Block)]
     read = {*steps}.union(*(draft.vectors.values() for draft in record.spaces))
     if not steps:
         raise ValueError(f"{type(module).__name__} has no weight tensor, so there is nothing to make a graph of.")
     if unread := sorted(entries.keys() - read):
-        _check_unread(module, example_inputs, unread)
+        _check_unread(module, inputs, unread)
         walk.keep(unread)
     certify(record.equations, walk.scopes())
     number = {id(draft): place for place, draft in enumerate(record.spaces)}
@@ -61,34 +67,77 @@ def trace(module: nn.Module, *example_inputs: Any) -> Template:
     )
 
 
-def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
+def _walk(program: ExportedProgram, state: Mapping[str, Tensor], tied: Mapping[str, str]) -> Walk:
+    """The walk in which axes that a parameter alone holds are nodes where these can change places, or are keys.
+
+    Whether they can shows in the end: a walk for the types alone takes all of them for nodes and sees which get fixed.
+    """
+    walk = Walk(program, state, tied)
+    walk.run()
+    if not walk.record.alone:
+        return walk
+    trial = Walk(program, state, tied, Record(raised=walk.record.alone, types_only=True))
+    with contextlib.suppress(UnsupportedOperator):  # positions are always possible
+        trial.run()
+        if sum(draft.type.size for draft in trial.record.spaces) > _MOST_NODES:
+            return walk
+        certify(trial.record.equations, trial.scopes())
+        types = {name: value.home.types for name, value in trial.entries.items() if isinstance(value.home, Entry)}
+        found = {(name, axis): factors_of([types[name][axis]]) for name, axis in walk.record.alone}
+        moving = [factor for factors in found.values() for factor in factors if factor.size > 1 and not factor.fixed]
+        needed = {id(one) for factor in moving for one in (factor, *factor.keys)}
+        free = {place for place, factors in found.items() if not needed.isdisjoint(map(id, factors))}
+        again = Walk(program, state, tied, Record(raised=free))
+        if free:
+            again.run()
+            return again
+    return walk
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """The entries of the state_dict that hold real numbers; whole numbers are constants of the code."""
+    if wrong := [name for name, parameter in module.named_parameters() if parameter.is_complex()]:
+        raise ValueError(
+            f"{type(module).__name__}: {', '.join(wrong)} holds complex numbers, and a graph real ones. "
+            "Let the parameter hold real and imaginary parts, and read it by torch.view_as_complex."
+        )
+    known = module.state_dict(keep_vars=True).items()
+    return {name: tensor for name, tensor in known if tensor.is_floating_point() and tensor.numel()}
+
+
+def _export(module: nn.Module, inputs: Inputs) -> ExportedProgram:
     with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the module itself warns of is no news of this call
         try:
-            return functional(torch.export.export(module, example_inputs, strict=False))
+            return functional(torch.export.export(module, *inputs, strict=False))
         except Exception as error:
             why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             if "not a known type" in why:
                 why = (
-                    f"{why.partition('. ')[0]}. Let it take and give tensors; in transformers that is use_cache=False."
+                    f"{why.partition('. ')[0]}. Let it take and give tensors (in transformers that is "
+                    "use_cache=False), or tell torch what a dataclass holds by torch.export.register_dataclass."
                 )
             raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {why}") from error
 
 
-def _check_unread(module: nn.Module, example_inputs: tuple[Any, ...], names: list[str]) -> None:
+def _check_unread(module: nn.Module, inputs: Inputs, names: list[str]) -> None:
     """Parameters that no operator reads may be kept as they are if the module's outputs do not depend on them."""
     known = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    saved = {name: known[name].detach().clone() for name in names}
+    saved = {name: known[name].detach().clone() for name in {*names, *dict(module.named_buffers())}}
+
+    def outputs() -> list[Tensor]:
+        try:
+            return [one.clone() for one in tree_leaves(module(*inputs[0], **inputs[1])) if isinstance(one, Tensor)]
+        finally:
+            for name, value in saved.items():  # a net may change its buffers
+                known[name].copy_(value)
+
     with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before = [one.clone() for one in tree_leaves(module(*example_inputs)) if isinstance(one, Tensor)]
-        try:
-            for name in names:
-                known[name].add_(1)
-            after = [one for one in tree_leaves(module(*example_inputs)) if isinstance(one, Tensor)]
-        finally:
-            for name, value in saved.items():
-                known[name].copy_(value)
+        before = outputs()
+        for name in names:
+            known[name].add_(1)
+        after = outputs()
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True)):
         raise ValueError(
             f"{type(module).__name__}: no operator is seen to read {', '.join(names)}, but the outputs depend on them. "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,14 +42,15 @@ class Walk:
     record: Record = field(default_factory=Record)
     values: dict[Node, Any] = field(default_factory=dict)  # a Value; a Tensor where no input or parameter is read
     entries: dict[str, Value] = field(default_factory=dict)
+    memory: Iterator[int] = field(default_factory=itertools.count)  # a number for all values that share memory
 
     def run(self) -> None:
         kinds = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
-        for number, node in enumerate(self.program.graph.nodes):
+        for node in self.program.graph.nodes:
             if node.op == "placeholder":
-                self._placeholder(node, number, kinds[node.name])
+                self._placeholder(node, kinds[node.name])
             else:
-                self._compute(node, node, number)
+                self._compute(node, node)
         self._finish_outputs()
 
     def scopes(self) -> list[Scope]:
@@ -62,22 +64,22 @@ class Walk:
         for name in names:
             call.decide(call.active(self.entries[name]), [])
 
-    def _compute(self, node: Node, origin: Node, number: int) -> None:
+    def _compute(self, node: Node, origin: Node) -> None:
         """The value of a node; `origin` is the node of the exported graph that it belongs to."""
         if node.op != "call_function" or not (node.users or node.meta.get("val") is not None):
             return  # the output, or an assertion
         if node.target is operator.getitem:
             self._getitem(node, origin)
         else:
-            self._call_function(node, origin, number)
+            self._call_function(node, origin)
 
-    def _placeholder(self, node: Node, number: int, spec: Any) -> None:
+    def _placeholder(self, node: Node, spec: Any) -> None:
         name, example = spec.target or "", node.meta.get("val")
         if spec.kind in _PARAMETERS and name in self.state:
             name = self.tied.get(name, name)
             shape = tuple(self.state[name].shape)
             entry = Entry(name, tuple(free(size) for size in shape))
-            value = Value(entry, shape, whole(shape), (0,) * len(shape), storage=number)
+            value = Value(entry, shape, whole(shape), (0,) * len(shape), storage=next(self.memory))
             self.values[node] = self.entries.setdefault(name, value)
         elif spec.kind in (*_PARAMETERS, InputKind.CONSTANT_TENSOR):
             constants = {**self.program.state_dict, **self.program.constants}
@@ -91,7 +93,9 @@ class Walk:
             self.record.spaces.append(draft)
             sizes = draft.undecided
             shared = len(node.users) > 1
-            self.values[node] = Value(draft, sizes, whole(sizes), (0,) * len(sizes), shared=shared, storage=number)
+            self.values[node] = Value(
+                draft, sizes, whole(sizes), (0,) * len(sizes), shared=shared, storage=next(self.memory)
+            )
 
     def _getitem(self, node: Node, origin: Node) -> None:
         several = self.values.get(node.args[0])  # type: ignore[arg-type]
@@ -105,7 +109,7 @@ class Walk:
         shared = len(node.users) > 1 or len(node.args[0].users) > 1  # type: ignore[union-attr]
         self.values[node] = replace(one, shared=one.shared or shared) if isinstance(one, Value) else one
 
-    def _call_function(self, node: Node, origin: Node, number: int) -> None:
+    def _call_function(self, node: Node, origin: Node) -> None:
         """The value of one operator call, by its rule; several where the operator returns a list."""
         known = [self.values.get(argument) for argument in node.all_input_nodes]
         if all(isinstance(one, Tensor) for one in known) and not _draws(node):
@@ -121,20 +125,20 @@ class Walk:
             self.values[node] = torch.full(call.shape, _SHAPE_ONLY[call.operator])
             return
         rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_")) or rules.BY_OPERATOR.get(call.operator)
-        value = rule(call) if rule is not None else self._in_parts(node, origin, number, call)
+        value = rule(call) if rule is not None else self._in_parts(node, origin, call)
         if isinstance(value, Value):
             read = [one for one in known if isinstance(one, Value)]
             inherited = any(one.shared and one.home is value.home for one in read)
             value = replace(
                 value,
                 shared=inherited or value.shared or len(node.users) > 1,
-                storage=number if value.storage is None else value.storage,
+                storage=next(self.memory) if value.storage is None else value.storage,
             )
             if call.operator.endswith("_"):
                 self._overwrite(node, value, call)
         self.values[node] = value
 
-    def _in_parts(self, node: Node, origin: Node, number: int, call: Call) -> Any:
+    def _in_parts(self, node: Node, origin: Node, call: Call) -> Any:
         """The value of an operator without a rule, by the rules of those that torch decomposes it into."""
         missing = "no rule for this operator. Add one to a file in metanet/arch/rules/ (docs/add-a-layer.md tells how)."
         module = decomposed(node)
@@ -152,7 +156,7 @@ class Walk:
                 return map_arg(inner.args[0], lambda one: self.values[one])
             else:
                 try:
-                    self._compute(inner, origin, number)
+                    self._compute(inner, origin)
                 except UnsupportedOperator as error:
                     raise call.unsupported(f"no rule for this operator, and of its parts: {error}") from error
         raise call.unsupported(missing)

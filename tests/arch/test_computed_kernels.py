@@ -59,7 +59,7 @@ CASES = {  # what stands between 4 channels and the head that reads 6, and the s
     "by batch norm": (lambda: StandardisedByBatchNorm(4, 6, 3), (4, 6)),
     "weight norm": (lambda: weight_norm(nn.Conv2d(4, 6, (1, 3), dilation=(1, 2))), (4, 6)),
     "weight norm of taps": (lambda: weight_norm(nn.Conv2d(4, 6, (1, 3), bias=False), dim=3), (4, 6)),
-    "spectral norm": (lambda: spectral_norm(nn.Conv2d(4, 6, 3)), (6,)),
+    "spectral norm": (lambda: spectral_norm(nn.Conv2d(4, 6, 3)), (4, 6)),
     "dynamic": (Dynamic, (4, 6)),
     "windows": (Rows, (4, 6)),
     "unfold": (lambda: nn.Sequential(nn.Unfold(2), nn.Conv1d(16, 6, 1), nn.Unflatten(2, (5, 4))), (4, 6)),

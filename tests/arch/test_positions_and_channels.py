@@ -67,7 +67,7 @@ FREE = {  # the function, its layers, and the sizes of the symmetric groups that
     "rows as channels": (
         lambda own, a, b: own["conv"](a.transpose(1, 2)) + b.mean(),
         {"conv": nn.Conv2d(4, 6, 1)},
-        (6, 4),
+        (6, 4, 4),
     ),
     "sum of channels and columns": (lambda own, a, b: a + b.mT.permute(0, 3, 2, 1), {}, ()),
     "channels behind rows": (lambda own, a, b: torch.cat([a, b.permute(0, 2, 1, 3)], 3), {}, ()),

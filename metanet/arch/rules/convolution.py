@@ -12,6 +12,7 @@ from metanet.arch.axes import Axis, Factor, axis
 from metanet.arch.call import Call
 from metanet.arch.layout import Dim, extent
 from metanet.arch.rules.arithmetic import join
+from metanet.arch.rules.linear import biased, product
 from metanet.arch.rules.windows import convolved
 from metanet.arch.template import Block
 from metanet.arch.value import Value
@@ -30,6 +31,9 @@ def convolution(call: Call) -> Value:
         y, bias = convolved(call, call.activation("input"), weight, padding), call["bias"]
         per_channel = bias and replace(call.entry("bias"), axes=(bias.axes[0], *[()] * (len(y.axes) - 2)))
         return join(call, "add", y, per_channel) if bias else y
+    x = call.activation("input")
+    if _is_pointwise(call) and any(x.carries(axis) for axis in range(len(x.axes)) if axis != 1):
+        return _between_positions(call, x)
     x = _read(call)
     into, out, inner = call.channels(x, 1), call.axis(weight, 0), call.axis(weight, 1)
     if groups > 1:
@@ -49,6 +53,21 @@ def _is_kernel(weight: Value | Tensor) -> bool:
     if not isinstance(weight, Value) or weight.entry is None:
         return False
     return all(row in ((Dim(axis, 1, extent(row)),), ()) for axis, row in enumerate(weight.axes))
+
+
+def _is_pointwise(call: Call) -> bool:
+    kernel, plain = call["weight"].shape[2:], all(step == 1 for step in call["stride"])
+    return call["groups"] == 1 and plain and all(size == 1 for size in kernel) and not any(call["padding"])
+
+
+def _between_positions(call: Call, x: Value) -> Value:
+    """A linear layer over positions on axis 1, where the channels stand on the grid (the token mixing of gMLP)."""
+    turned = replace(x, axes=(x.axes[0], *x.axes[2:], x.axes[1]))
+    weight = call.entry("weight")
+    shape = (call.shape[0], *call.shape[2:], call.shape[1])
+    y = product(call, turned, replace(weight, axes=weight.axes[:2]), shape)
+    y = y if call["bias"] is None else biased(call, y, call["bias"])
+    return replace(y, axes=(y.axes[0], y.axes[-1], *y.axes[1:-1]))
 
 
 def transposed(call: Call) -> Value:

@@ -1,7 +1,7 @@
 """Weight matrices: y = x W^T + b over one axis. A flattened grid in front of it becomes the taps of its edges."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,16 +10,18 @@ from torch import Tensor, nn
 
 from metanet.arch.call import Call
 from metanet.arch.combine import combine
+from metanet.arch.homes import lain
 from metanet.arch.layout import REPEAT, Dim, Misaligned, expand, extent, refine, row_major
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.template import Block
 from metanet.arch.value import Entry, Value, draft_of, grid
 
 
-def linear(call: Call) -> Value:
+def linear(call: Call) -> Value | Tensor:
     """aten.linear(input [*, in], weight [out, in], bias [out] | None) -> [*, out]."""
-    if _is_zero(call["input"]) and isinstance(call["bias"], Value):
-        return replace(call["bias"], axes=expand(call["bias"].axes, call.shape))
+    if _is_zero(call["input"]):
+        bias = call["bias"]
+        return torch.zeros(call.shape) if bias is None else replace(bias, axes=expand(bias.axes, call.shape))
     y = product(call, call.activation("input"), call["weight"], call.shape)
     return y if call["bias"] is None else biased(call, y, call["bias"])
 
@@ -40,12 +42,26 @@ def matmul(call: Call) -> Value:
     return matrices(call, call["self"], call["other"] if "other" in call.arguments else call["mat2"])
 
 
+def mv(call: Call) -> Value:
+    """aten.mv(self [n, in], vec [in])."""
+    return matrices(call, call["vec"], _swapped(call["self"]))
+
+
+def dot(call: Call) -> Value:
+    """aten.dot(self [in], other [in]), aten.vdot of real numbers."""
+    return matrices(call, call["self"], call["other" if "other" in call.arguments else "tensor"])
+
+
+def _swapped(matrix: Value | Tensor) -> Value | Tensor:
+    return matrix.mT if isinstance(matrix, Tensor) else replace(matrix, axes=matrix.axes[::-1])
+
+
 def matrices(call: Call, left: Value | Tensor, right: Value | Tensor) -> Value:
     """left @ right; a matrix of parameters on the right is a layer."""
     if isinstance(right, Value) and isinstance(right.home, Entry) and len(right.axes) == 2:
         return product(call, call.active(left), replace(right, axes=right.axes[::-1]), call.shape)
     ranks = [len(one.shape) for one in (left, right)]
-    batch = "abcdefgh"[: max(ranks) - 2]
+    batch = "abcdefgh"[: max(*ranks, 2) - 2]
     first = batch[len(batch) - ranks[0] + 2 :] + "ik" if ranks[0] > 1 else "k"
     second = batch[len(batch) - ranks[1] + 2 :] + "kj" if ranks[1] > 1 else "k"
     out = batch + "i" * (ranks[0] > 1) + "j" * (ranks[1] > 1)
@@ -65,6 +81,8 @@ def biased(call: Call, y: Value, bias: Value | Tensor) -> Value:
 def product(call: Call, x: Value, weight: Value | Tensor, shape: Sequence[int]) -> Value:
     """x [*, in] times weight [out, in]: a block where the channels of x are summed over, else a product of values."""
     axis = len(x.axes) - 1
+    if x.carries(axis):
+        x = lain(call, x, range(axis))
     carried = any(x.carries(k) for k in range(axis))
     if isinstance(weight, Value) and isinstance(weight.home, Entry) and not carried:
         return weigh(call, x, axis, weight, shape)
@@ -179,18 +197,22 @@ class _Attend(nn.Module):
 
 
 class _Matrix(nn.Module):
-    def __init__(self):
+    """The function of an input and a square matrix."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, 3))
+        self.function, self.weight = function, nn.Parameter(torch.randn(3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.mm(x, self.weight)
+        return self.function(x, self.weight)
 
 
 RULES = {
     "aten.linear": linear,
     "aten.addmm": addmm,
     **dict.fromkeys(("aten.matmul", "aten.mm", "aten.bmm"), matmul),
+    **dict.fromkeys(("aten.dot", "aten.vdot"), dot),
+    "aten.mv": mv,
 }
 OPERATIONS: dict[str, tuple[str, ...]] = {}
 LINKS = ("matmul", "matmul_right")
@@ -198,6 +220,9 @@ EXAMPLES = {
     "aten.linear": ((4,), lambda: nn.Linear(4, 5)),
     "aten.addmm": ((4,), _Conv1D),
     "aten.matmul": ((4, 5), lambda: _Attend("matmul")),
-    "aten.mm": ((3,), _Matrix),
+    "aten.mm": ((3,), lambda: _Matrix(torch.mm)),
+    "aten.mv": ((3,), lambda: _Matrix(lambda x, w: x * torch.mv(w, x.mean(0)))),
+    "aten.dot": ((3,), lambda: lambda x: x * torch.dot(x[0], x[1].tanh())),
+    "aten.vdot": ((3,), lambda: lambda x: x * torch.vdot(x[0], x[1].tanh())),
     "aten.bmm": ((4, 5), lambda: _Attend("bmm")),
 }

@@ -1,17 +1,18 @@
 """Recurrent layers. The state of the step before is a space of its own, so that the graph has no cycle.
 
 Per layer and direction: gates of the input and gates of the state before, each gates x units, and links from both to
-the new state, whose taps say which gate an edge comes from. The gates never move; their units move together.
+the new state, whose taps say which gate an edge comes from. The gates never move; their units move together. Where the
+state is projected, the cell's units have a space of the step before too, and a permutation of their own.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
-from metanet.arch.axes import Axis, Factor, axis, concatenate, free
+from metanet.arch.axes import Factor, axis, concatenate, free
 from metanet.arch.call import Call, Rule
 from metanet.arch.rules.linear import biased, weigh
 from metanet.arch.rules.parts import cat_of, taken
@@ -29,10 +30,8 @@ def _rule(kind: str) -> Rule:
         x = call.alone(x, 2)
         directions = 1 + call["bidirectional"]
         per_cell = len(call["params"]) // (call["num_layers"] * directions)
-        if per_cell != 2 + 2 * call["has_biases"]:
-            raise call.unsupported("there is no rule for projections of the state")
         initial = call["hx"] if isinstance(call["hx"], list) else [call["hx"]]
-        states: list[Value] = []
+        states: list[_State] = []
         for layer in range(call["num_layers"]):
             row = []
             for direction in range(directions):
@@ -40,12 +39,12 @@ def _rule(kind: str) -> Rule:
                 entries = call["params"][number * per_cell : (number + 1) * per_cell]
                 row.append(_cell(call, kind, x, entries, [_part(call, one, number) for one in initial], direction))
             states += row
-            x = row[0] if len(row) == 1 else cat_of(call, [replace(one, shared=True) for one in row], 2)
+            x = row[0].output if len(row) == 1 else cat_of(call, [replace(one.output, shared=True) for one in row], 2)
         time = 1 if call["batch_first"] else 0
-        ends = [[one, number % directions] for number, one in enumerate(states)]
-        last = [lambda: _last(call, ends, time, "identity")]
+        outputs, cells = ([(one[part], k % directions) for k, one in enumerate(states)] for part in (0, 1))
+        last = [lambda: _last(call, outputs, time, "identity")]
         if kind == "lstm":
-            last.append(lambda: _last(call, ends, time, "cell"))
+            last.append(lambda: _last(call, cells, time, "cell"))
         return [lambda: x, *last]
 
     return recurrent
@@ -59,41 +58,54 @@ def _part(call: Call, initial: Value | Tensor, number: int) -> Value | Tensor:
     return replace(one, axes=one.axes[1:], shared=True)
 
 
+class _State(NamedTuple):
+    """What a layer gives at every step, and the cells behind it; one value unless the layer projects its state."""
+
+    output: Value
+    cells: Value
+
+
 def _cell(
     call: Call, kind: str, x: Value, entries: Sequence[Value], initial: Sequence[Value | Tensor], reverse: int
-) -> Value:
-    gates, size = GATES[kind], entries[1].shape[1]
+) -> _State:
+    gates, projection = GATES[kind], entries[-1] if len(entries) % 2 else None
+    size, grid = entries[0].shape[0] // gates, x.shape[:2]
     units = free(size)
-    before = call.written(units, (*x.shape[:2], size), (2,))
-    for name, state in zip(("initial", "initial_cell"), initial, strict=False):
-        _start(call, name, state, before, units)
+    before = memory = call.written(units, (*grid, size), (2,))
+    if projection is not None:
+        before = call.written(call.axis(projection, 0), (*grid, projection.shape[0]), (2,))
+    for name, first, home in zip(("initial", "initial_cell"), initial, (before, memory), strict=False):
+        _start(call, name, first, home)
     parts = []
     for number, source in enumerate((x, before)):
         rows = call.axis(entries[number], 0)
         call.equate(rows, axis(Factor(gates, fixed=True), units.segments[0].factors[0]))
-        y = weigh(call, source, 2, entries[number], (*x.shape[:2], gates * size))
-        parts.append(biased(call, y, entries[2 + number]) if len(entries) > 2 else y)
-    state = call.written(units, (*x.shape[:2], size), (2,))
+        y = weigh(call, source, 2, entries[number], (*grid, gates * size))
+        parts.append(biased(call, y, entries[2 + number]) if len(entries) > 3 else y)
+    state = call.written(units, (*grid, size), (2,))
     for name, part in zip(("gates_of_input", "gates_of_state"), parts, strict=True):
         targets = np.arange(gates * size) % size
         places = np.arange(gates * size) // size
         attributes = {"taps": (gates,), "places": tuple(places.tolist())}
         call.link(name, part, state, targets=tuple(targets.tolist()), attributes=attributes)
-    call.link("recurrent", before, state)
-    return call.operate(state, kind, axes=(1 if call["batch_first"] else 0,), reverse=reverse)
+    call.link("recurrent", memory, state)
+    state = call.operate(state, kind, axes=(1 if call["batch_first"] else 0,), reverse=reverse)
+    if projection is None:
+        return _State(state, state)
+    return _State(weigh(call, state, 2, projection, (*grid, projection.shape[0])), replace(state, shared=True))
 
 
-def _start(call: Call, name: str, initial: Value | Tensor, before: Value, units: Axis) -> None:
+def _start(call: Call, name: str, initial: Value | Tensor, before: Value) -> None:
     if isinstance(initial, Tensor):
         if bool((initial != 0).any()):
             raise call.unsupported("there is no rule for a first state that the code fixes, other than zeros")
         return
-    call.equate(call.channels(initial, 1), units)
+    call.equate(call.channels(initial, 1), draft_of(before).type)
     initial = call.ordered(initial)
     call.link(name, initial, before, attributes={"layout": initial.layout(initial.axes[:1])})
 
 
-def _last(call: Call, states: Sequence[Sequence], time: int, kind: str) -> Value:
+def _last(call: Call, states: Sequence[tuple[Value, int]], time: int, kind: str) -> Value:
     """The states after the last step [cells, samples, units]: the nodes of all cells."""
     ends = []
     for state, reverse in states:

@@ -19,6 +19,11 @@ def identity(call: Call) -> Value:
     return call["input"] if "input" in call.arguments else call["self"]
 
 
+def copy(call: Call) -> Value:
+    """aten.clone, lift_fresh_copy: the same numbers in memory of their own."""
+    return replace(call["self"], storage=None)
+
+
 def cast(call: Call) -> Value:
     """aten.to, type_as, ...: a number is truncated where it becomes whole, and compared with zero as a truth value."""
     x, before, after = call["self"], call.dtypes.get("self"), call.dtypes.get("")
@@ -105,7 +110,8 @@ class _Repeat(nn.Module):
 
 RULES = {
     **dict.fromkeys(("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout"), identity),
-    **dict.fromkeys(("aten.contiguous", "aten.alias", "aten.detach", "aten.clone", "aten.lift_fresh_copy"), identity),
+    **dict.fromkeys(("aten.contiguous", "aten.alias", "aten.detach"), identity),
+    **dict.fromkeys(("aten.clone", "aten.lift_fresh_copy"), copy),
     **dict.fromkeys(("aten.to", "aten.type_as", "aten._to_copy"), cast),
     **dict.fromkeys(("aten.permute", "aten.transpose", "aten.movedim", "aten.t", "aten.mT", "aten.numpy_T"), permute),
     **dict.fromkeys(("aten.flatten", "aten.unflatten", "aten.view", "aten.reshape", "aten._unsafe_view"), reshape),
