@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import TypeVar
 
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +24,18 @@ class LockedError(OSError):
 
 class RefusedError(ValueError):
     """Not done because it would not be safe; the message names what would have been run or opened."""
+
+
+def told(error: HydraException) -> str:
+    """What hydra found wrong with the command line, in one line."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        close = get_close_matches(name, error.options, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{group}={name}: expected one of {', '.join(error.options)}{hint}"
+    if unknown := re.match(r"Could not (?:override|append to config.*?) '(\S+)'", str(error)):
+        return f"{unknown[1]}= on the command line: no such option; --help shows all that there are"
+    return f"{' '.join(str(error).partition('See https')[0].split())} (on the command line); expected key=value"
 
 
 def exit_code(error: Exception) -> int:
@@ -42,11 +56,12 @@ def one_clear_error() -> Iterator[None]:
     """A user's mistake (ValueError, OSError) becomes a line and an exit code; METANET_DEBUG=1 shows the traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, HydraException) as error:
         if os.environ.get("METANET_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        hydras = isinstance(error, HydraException)
+        print(f"error: {told(error) if hydras else error}", file=sys.stderr)
+        sys.exit(BAD_DATA if hydras else exit_code(error))
     except KeyboardInterrupt:
         print("interrupted; the same command again goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -73,7 +88,11 @@ def parse(options: type[Options], words: list[str]) -> Options:
             raise ValueError(f"missing on the command line: {', '.join(f'{key}=...' for key in sorted(missing))}")
         return OmegaConf.to_object(filled)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ValueError(f"{' '.join(words)!r} on the command line: {str(error).splitlines()[0]}") from error
+        key = str(error.full_key or "").split(".")[0].split("[")[0]
+        word = next((word for word in words if key and word.startswith((f"{key}=", f"{key}."))), " ".join(words))
+        kind = next((field.type for field in fields(options) if field.name == key), None)  # type: ignore[arg-type]
+        expected = f"; expected {getattr(kind, '__name__', kind) if isinstance(kind, type) else kind}" if kind else ""
+        raise ValueError(f"{word!r} on the command line: {str(error).splitlines()[0]}{expected}") from error
 
 
 def run(main: Callable[[Options], object], options: type[Options]) -> None:

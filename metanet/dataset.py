@@ -126,7 +126,8 @@ class Dataset:
         else:
             found, self.left_out = known(columns, schema.targets)
         if not found:
-            raise ValueError(f"{zoo.path}: nothing to predict: {self.left_out}")
+            reasons = "; ".join(f"{name} is {reason}" for name, reason in self.left_out.items())
+            raise ValueError(f"{zoo.path}: nothing to predict, for {reasons}")
         self.encoded = {target.name: np.full(len(zoo.manifest), np.nan) for target in found}
         for target in found:
             self.encoded[target.name][rows] = target.encode(_numpy(columns[target.name]))

@@ -25,7 +25,7 @@ from rich.table import Column, Table
 from torch import Tensor
 
 import metanet
-from metanet import calibrate, commandline, metrics, runs
+from metanet import calibrate, commandline, machine, metrics, runs
 from metanet.dataset import Batch, Dataset, Nets
 from metanet.progress import progress
 from metanet.targets import Target
@@ -42,6 +42,7 @@ class Options:
 
 def main(options: Options) -> dict[str, dict[str, float]]:
     """Prints the scores on the test nets, and returns them by target."""
+    machine.check_device(options.device)
     run = runs.load_run(options.run, options.device)
     own = options.zoo is None or Path(options.zoo).resolve() == Path(run.config.zoo).resolve()
     zoo = metanet.open_zoo(run.config.zoo if options.zoo is None else options.zoo)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -12,6 +13,14 @@ import torch
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _WAIT = 5_000_000  # cycles of a GPU, about 3 ms: in that time a host launches hundreds of kernels
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def check_device(name: str) -> None:
+    """ValueError unless it is cpu, cuda or cuda:<number>, and there is such a device here."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device={name}: expected cpu, cuda or cuda:<number>")
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: torch finds {torch.cuda.device_count()} GPUs here. Use device=cpu.")
 
 
 def tune_allocator() -> None:

@@ -42,6 +42,8 @@ def main(options: Options) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError, OSError: no such run or file, no architecture, weights that do not fit it or are not finite.
     """
+    if options.input and not options.module:
+        raise ValueError(f"input={options.input} goes with module=package:factory, which is missing")
     run = runs.load_run(options.run)
     state_dict, about = load_checkpoint(Path(options.checkpoint))
     module, example = from_factory(options) if options.module else from_metadata(about, options)
@@ -64,6 +66,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: no such file, truncated, or no safetensors file.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: found a folder, expected a safetensors file in it")
     shards.check_size(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -126,7 +130,9 @@ def show(answers: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], tit
             predicted = f"{answer['predicted']:.3g}"
             detail = f"within a factor of {10**error:.2g} on average" if decades else f"± {error:.2g} on average"
         row = [name, predicted, detail, f"{answer['test_score']:.2f}"]
-        table.add_row(*row, *([str(about.get(name, ""))] if about else []))
+        known = about.get(name, "")
+        told = f"{known:.3g}" if isinstance(known, float) else str(known)
+        table.add_row(*row, *([told] if about else []))
     rich.print(table)
 
 

@@ -117,7 +117,8 @@ def load_run(path: str | Path, device: str = "cpu") -> Run:
     """
     path = Path(path)
     if not (path / CONFIG).is_file():
-        close = get_close_matches(path.name, [other.name for other in path.parent.glob("*/")], n=1)
+        others = [other.parent.name for other in path.parent.glob(f"*/{CONFIG}")]
+        close = get_close_matches(path.name, others, n=1)
         hint = f"; did you mean {path.parent / close[0]}?" if close else ""
         raise FileNotFoundError(f"{path}: no run there (no {CONFIG}){hint}")
     result = result_of(path)
@@ -173,6 +174,8 @@ def load_state(model: Any, tensors: Mapping[str, Tensor]) -> None:
 
 def folder_of(config: DictConfig, name: str) -> Path:
     """RUNS/<name of the zoo>/<name of the model and its overrides>-seed<k>, or `config.name` as the last part."""
+    if config.name is not None and not re.fullmatch(r"[\w.=,-]*\w[\w.=,-]*", str(config.name)):
+        raise ValueError(f"name={config.name}: expected letters, digits and any of _ . = , - (runs= is the folder)")
     return Path(config.runs) / Path(config.zoo).resolve().name / (config.name or f"{name}-seed{config.seed}")
 
 

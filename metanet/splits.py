@@ -20,8 +20,8 @@ def split(
     manifest: pa.Table,
     column: str | None = None,
     values: Sequence[Any] | str | None = None,
-    valid: float = 0.15,
-    test: float | None = 0.15,
+    valid: float | int = 0.15,
+    test: float | int | None = 0.15,
     seed: int = 0,
 ) -> Int64[np.ndarray, " rows"]:
     """For every row the place in PARTS of its part; all snapshots of a lineage go to the same one.
@@ -38,8 +38,9 @@ def split(
         raise ValueError(
             f"split: found column={column}, values={values}, test={test}, expected column and values, or test alone"
         )
-    if not (0 < valid < 1 and 0 < (test or 0.5) < 1 and valid + (test or 0) < 1):
-        raise ValueError(f"split: found valid={valid} and test={test}, expected fractions with a sum below 1")
+    fractions = [valid] if test is None else [valid, test]
+    if not all(0 < part < 1 for part in fractions) or sum(fractions) >= 1:
+        raise ValueError(f"split: found valid={valid} and test={test}, expected fractions above 0 with a sum below 1")
     lineages, place = np.unique(manifest["lineage"].to_numpy(), return_inverse=True)
     held_out = np.zeros(len(lineages), dtype=bool)
     if column is not None:

@@ -112,12 +112,14 @@ def choose(names: str | Iterable[str], known: Iterable[str]) -> list[str]:
     """The known names that `target=` asks for: `all`, one name, or a list.
 
     Raises:
-        ValueError: a name that the zoo does not have.
+        ValueError: a name that the zoo does not have, one given twice, or none.
     """
     known = list(known)
     if names == "all":
         return known
     chosen = [names] if isinstance(names, str) else list(names)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"target={chosen}: expected all, a name, or a list of different names of {', '.join(known)}")
     for name in chosen:
         if name not in known:
             close = get_close_matches(name, known, n=1)

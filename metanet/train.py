@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pyarrow as pa
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -92,13 +92,21 @@ def settings_of(config: DictConfig) -> Training:
     except OmegaConfBaseException as error:
         raise ValueError(f"training.{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(settings, Training)
-    for key in ("epochs", "learning_rate", "clip_norm", "batch_nets", "batch_elements", "together"):
-        if getattr(settings, key) <= 0:
-            raise ValueError(f"training.{key}={getattr(settings, key)}: expected more than 0")
-    if not str(config.device).startswith(("cpu", "cuda")):
-        raise ValueError(f"device={config.device}: expected cpu or cuda")
-    if str(config.device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={config.device}: torch finds no GPU here; use device=cpu")
+    for key in ("epochs", "learning_rate", "clip_norm", "batch_nets", "batch_elements", "together", "max_seconds"):
+        if (value := getattr(settings, key)) is not None and not value > 0:
+            raise ValueError(f"training.{key}={value}: expected more than 0")
+    for key in ("pretrain_epochs", "weight_decay", "warmup", "patience", "checkpoint_seconds"):
+        if (value := getattr(settings, key)) is not None and not value >= 0:
+            raise ValueError(f"training.{key}={value}: expected 0 or more")
+    if settings.warmup >= 1:
+        raise ValueError(f"training.warmup={settings.warmup}: expected a fraction of the training, below 1")
+    for key, value in {"seed": config.seed, "split.seed": config.split.seed}.items():
+        if not isinstance(value, int):
+            raise ValueError(f"{key}={value}: expected an integer")
+    for key in ("valid", "test"):
+        if not isinstance(config.split[key], float | int | None):
+            raise ValueError(f"split.{key}={config.split[key]}: expected a fraction")
+    machine.check_device(str(config.device))
     return settings
 
 
@@ -139,4 +147,6 @@ def finish(
 
 
 if __name__ == "__main__":
-    main()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # it then raises its errors, and they are told like all others
+    with commandline.one_clear_error():
+        main()

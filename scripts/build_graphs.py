@@ -84,8 +84,9 @@ class Built:
 
 
 def main(options: Options) -> None:
-    if options.scalar_edges and not options.materialize:
-        raise ValueError("scalar_edges=true is about the graphs that are written; add materialize=true")
+    for given, text in ((options.scalar_edges, "scalar_edges=true"), (options.out is not None, f"out={options.out}")):
+        if given and not options.materialize:
+            raise ValueError(f"{text} is about the graphs that are written; add materialize=true")
     zoo = open_zoo(options.zoo)
     rows = _rows(zoo)
     if not rows:

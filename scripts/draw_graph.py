@@ -11,19 +11,18 @@ for each module; the page opens them on a double click and can show every space.
 the module paths are kept (0: every space is a box).
 """
 
-import importlib
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from metanet import commandline
 from metanet.arch.draw import draw
 from metanet.arch.template import Template
 from metanet.arch.trace import trace
+from metanet.zoo.families import factory
 from metanet.zoo.store import open_zoo
 
 
@@ -63,18 +62,8 @@ def _of_zoo(options: Options) -> tuple[str, Template]:
 
 def _of_module(options: Options) -> tuple[str, Template]:
     shape = _shape(options.input)
-    package, colon, factory = str(options.module).partition(":")
-    try:
-        module = getattr(importlib.import_module(package), factory)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"module={options.module}: expected package:factory that can be called without arguments; {error}"
-        ) from error
-    if not colon or not isinstance(module, nn.Module):
-        raise ValueError(
-            f"module={options.module}: expected package:factory that returns an nn.Module, found {type(module)}"
-        )
-    return factory, trace(module, torch.randn(shape))
+    name = str(options.module)
+    return name.partition(":")[2], trace(factory.made(name), torch.randn(shape))
 
 
 def _shape(given: Any) -> list[int]:

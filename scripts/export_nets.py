@@ -2,7 +2,7 @@
 
     python scripts/export_nets.py zoo=zoos/demo out=nets nets=[0,1]
     python scripts/export_nets.py zoo=zoos/demo out=nets                        # the last snapshot of every net
-    python scripts/export_nets.py zoo=zoos/demo out=graphs format=pyg step=0
+    python scripts/export_nets.py zoo=zoos/demo out=graphs format=pyg
     python scripts/export_nets.py zoo=zoos/demo out=nets format=huggingface shard_size=1000000
 
 docs/export.md lists the formats, their files and their options. OUT lies under a hidden name until it is whole.

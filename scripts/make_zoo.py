@@ -47,7 +47,8 @@ def main(options: Options) -> None:
     machine.tune_allocator()
     zoo = make_zoo(spec, out, options.device, options.processes, options.executor)
     diverged = zoo.manifest["status"].to_pylist().count("diverged")
-    print(f"{out}: {spec.num_nets} nets of {len(zoo.archs)} architectures, {len(zoo)} snapshots, {diverged} diverged")
+    told = f"{len(zoo):,} snapshots, {f'{diverged:,} of them' if diverged else 'none'} diverged"
+    print(f"{out}: {spec.num_nets:,} nets of {len(zoo.archs)} architectures, {told}")
 
 
 if __name__ == "__main__":

@@ -60,8 +60,9 @@ def test_held_out_values_are_the_test_part_and_nothing_else_is():
         ({"column": "step", "values": [2], "test": None}, "varies within a training run"),
         ({"column": "conv_depth", "values": [3]}, "expected column and values, or test alone"),
         ({"values": [3]}, "expected column and values, or test alone"),
-        ({"valid": 0.6, "test": 0.5}, "fractions with a sum below 1"),
-        ({"valid": 0.0}, "fractions with a sum below 1"),
+        ({"valid": 0.6, "test": 0.5}, "fractions above 0 with a sum below 1"),
+        ({"valid": 0.0}, "fractions above 0 with a sum below 1"),
+        ({"test": 0}, "found valid=0.15 and test=0, expected fractions above 0"),
     ],
 )
 def test_a_wrong_split_says_what_is_wrong(arguments, message):

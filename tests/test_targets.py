@@ -123,6 +123,9 @@ def test_a_class_that_the_run_never_saw_is_encoded_as_none_of_its_classes():
 def test_an_unknown_target_names_what_there_is_and_a_close_match():
     with pytest.raises(ValueError, match=r"target 'optimiser': this zoo has optimizer, dropout; did you mean optimi"):
         targets.choose("optimiser", ["optimizer", "dropout"])
+    for names in ([], ["dropout", "dropout"]):
+        with pytest.raises(ValueError, match="expected all, a name, or a list of different names of optimizer"):
+            targets.choose(names, ["optimizer", "dropout"])
     assert targets.choose("all", ["a", "b"]) == ["a", "b"]
     assert targets.choose(["b"], ["a", "b"]) == ["b"]
 

@@ -1,15 +1,18 @@
 import functools
 import json
 import math
+import re
 
 import pytest
 import torch
+from hydra.errors import HydraException
 from safetensors.torch import load_file
 
 import metanet
 from metanet import learning as loop
 from metanet import runs
 from metanet.checkpoint import State, restore, save
+from metanet.commandline import told
 from metanet.dataset import Dataset
 from metanet.learning import schedule
 from metanet.train import settings_of, train
@@ -121,7 +124,15 @@ def test_a_loss_that_is_not_finite_stops_the_training(config_of):
         (["training.epochs=0"], ValueError, "training.epochs=0: expected more than 0"),
         (["training.pretrain_epochs=1"], ValueError, "has no pretraining"),
         (["+model.training.epoch=1"], ValueError, "model.training.epoch: unknown, expected one of epochs"),
-        (["device=tpu"], ValueError, "device=tpu: expected cpu or cuda"),
+        (["training.max_seconds=-1"], ValueError, "training.max_seconds=-1.0: expected more than 0"),
+        (["training.patience=-1"], ValueError, "training.patience=-1: expected 0 or more"),
+        (["training.warmup=1"], ValueError, "training.warmup=1.0: expected a fraction of the training, below 1"),
+        (["name=../other"], ValueError, r"name=../other: expected letters, digits"),
+        (["seed=one"], ValueError, "seed=one: expected an integer"),
+        (["split.test=half"], ValueError, "split.test=half: expected a fraction"),
+        (["device=tpu"], ValueError, "device=tpu: expected cpu, cuda or cuda:<number>"),
+        (["device=cpux"], ValueError, "device=cpux: expected cpu, cuda"),
+        (["device=cuda:99"], ValueError, r"device=cuda:99: torch finds \d GPUs here"),
         (["split=held_out_images"], ValueError, r"cannot hold out image_set in \['digits'\]"),
         (["snapshots=some"], ValueError, "expected all or last"),
         (["model.width=-1"], ValueError, "negative dimension"),
@@ -131,6 +142,21 @@ def test_a_mistake_is_one_clear_error_and_writes_nothing(config_of, tmp_path, wo
     with pytest.raises(error, match=message):
         train(config_of("model=gnn", *words), "gnn")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model=statistic", r"model=statistic: expected one of .*, gnn, .*; did you mean statistics\?"),
+        ("split=random", "split=random: expected one of held_out_depth, .*lineage"),
+        ("training.epoch=3", "training.epoch= on the command line: no such option; --help shows"),
+        ("gnn", r"Error parsing override 'gnn' .* expected key=value"),
+    ],
+)
+def test_what_hydra_refuses_is_told_in_one_line(config_of, word, message):
+    with pytest.raises(HydraException) as refused:
+        config_of(word)
+    assert re.fullmatch(f"{message}.*", told(refused.value))
 
 
 def test_the_command_line_rules_over_a_models_own_training_and_that_over_the_default(config_of):

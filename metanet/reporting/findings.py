@@ -181,7 +181,7 @@ def costs(each: Comparison) -> Table:
                 Cell(span([run.of_result("epochs") for run in runs])),
                 Cell(span([run.of_result("best_epoch") for run in runs])),
                 Cell(span([run.of_result("seconds") for run in runs])),
-                Cell(", ".join(str(run.seed) for run in runs)),
+                Cell(f"{len(runs)} ({', '.join(str(run.seed) for run in runs)})"),
                 Cell(", ".join(split_name(runs[0].name)[1:]) or "–"),
                 Cell("; ".join(dict.fromkeys(str(run.of_result("machine") or "unknown") for run in runs))),
                 Cell(", ".join(dict.fromkeys(str(run.of_result("commit") or "unknown") for run in runs))),

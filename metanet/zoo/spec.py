@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,9 @@ def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> S
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such spec file. The shipped specs are in zoo_specs/.")
+        close = get_close_matches(path.name, [other.name for other in path.parent.glob("*.yaml")], n=1)
+        hint = f" Did you mean {path.parent / close[0]}?" if close else " The shipped specs are in zoo_specs/."
+        raise FileNotFoundError(f"{path}: no such spec file.{hint}")
     try:
         raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:

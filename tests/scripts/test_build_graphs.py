@@ -123,11 +123,12 @@ def test_scalar_graphs_on_disk_give_back_every_net(tiny_zoo, tmp_path):
     assert sorted(rows) == [row for row in range(len(zoo)) if status[row] == "ok"]
 
 
-def test_scalar_edges_without_graphs_to_write_are_refused(tiny_zoo):
+@pytest.mark.parametrize("options", [{"scalar_edges": True}, {"out": "graphs"}])
+def test_options_of_graphs_that_are_not_written_are_refused(tiny_zoo, options):
     with pytest.raises(
-        ValueError, match="scalar_edges=true is about the graphs that are written; add materialize=true"
+        ValueError, match=r"(scalar_edges=true|out=graphs) is about the graphs .*; add materialize=true"
     ):
-        build_graphs.main(build_graphs.Options(zoo=str(tiny_zoo.path), scalar_edges=True))
+        build_graphs.main(build_graphs.Options(zoo=str(tiny_zoo.path), **options))
 
 
 def test_a_zoo_and_a_module_can_be_drawn(tiny_zoo, tmp_path, monkeypatch):
@@ -147,9 +148,9 @@ def test_a_zoo_and_a_module_can_be_drawn(tiny_zoo, tmp_path, monkeypatch):
         ({"zoo": "a", "module": "b:c"}, r"expected one of them"),
         ({"module": f"{__name__}:factory", "input": "1,x"}, r"input=1,x: expected the sizes of a tensor, for example"),
         ({"module": f"{__name__}:factory", "input": "1,3", "fold": 4}, r"fold=4: .* can be folded to 0 components"),
-        ({"module": f"{__name__}:missing", "input": [1, 3]}, r"can be called without arguments; .*missing"),
+        ({"module": f"{__name__}:missing", "input": [1, 3]}, r"missing.*; expected package:factory without arguments"),
         ({"module": "no_such_package:net", "input": [1]}, r"no_such_package"),
-        ({"module": "builtins:dict", "input": [1]}, r"returns an nn\.Module, found <class 'dict'>"),
+        ({"module": "builtins:dict", "input": [1]}, r"gave a dict, expected an nn\.Module"),
     ],
 )
 def test_wrong_options_of_draw_graph_are_named(options, message):

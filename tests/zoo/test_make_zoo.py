@@ -69,7 +69,7 @@ def test_wrong_arguments_write_nothing(tmp_path, tiny_spec, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"device": "gpu"}, "device=gpu: expected cpu or cuda"),
-        ({"device": "cuda"}, "device=cuda: this machine or this build of torch has no CUDA"),
+        ({"device": "cuda"}, "device=cuda: torch finds 0 GPUs here. Use device=cpu"),
         ({"processes": 0}, "processes=0: expected at least 1"),
         ({"executor": "cloud"}, "executor=cloud: expected one of local, ray"),
     )

@@ -186,6 +186,9 @@ def test_a_file_that_is_no_mapping_is_one_clear_error(tmp_path, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml: no such spec file"):
         load_spec(tmp_path / "nowhere.yaml")
+    (tmp_path / "somewhere.yaml").touch()
+    with pytest.raises(FileNotFoundError, match=r"no such spec file\. Did you mean .*somewhere\.yaml\?"):
+        load_spec(tmp_path / "somwhere.yaml")
 
 
 def test_hyperparameters_are_all_drawn(tiny_spec):

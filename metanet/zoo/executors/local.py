@@ -22,8 +22,7 @@ from metanet.zoo.work import TooLarge, Work
 
 
 def check(device: str) -> None:
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={device}: this machine or this build of torch has no CUDA. Use device=cpu.")
+    machine.check_device(device)
 
 
 def run(work: Work, groups: list[Group], processes: int | None, report: Report, split: Split) -> None:
