@@ -93,9 +93,9 @@ def initialise(
                     if std is not None and scheme in SCALED:
                         drawn = drawn * std[rows].view(-1, *[1] * own.dim())
                     fresh[name][rows] = drawn
-            elif isinstance(module, nn.Conv2d | nn.Linear):
+            elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 fresh[name].zero_()
     return fresh
 
 
-_WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, Tokens)
+_WITH_WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, Tokens)

@@ -36,6 +36,32 @@ class AddShared(nn.Module):
         return total if shared == x.shape[1] else torch.cat((total, x[:, shared:]), 1)
 
 
+class Rows(nn.Module):
+    """An image as a sequence of its rows from top to bottom; the pixels of a row are the channels."""
+
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch pixels h"]:
+        return x.transpose(2, 3).flatten(1, 2)
+
+
+class PixelSet(nn.Module):
+    """An image as a set of pixels, each with its place (x to the right, y down, in [-1, 1]) and then its values.
+
+    Of every `stride` rows and columns one is taken.
+    """
+
+    def __init__(self, height: int, width: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        y, x = (torch.linspace(-1, 1, size)[::stride] for size in (height, width))
+        places = torch.stack((x.repeat(len(y)), y.repeat_interleave(len(x))), 1)
+        self.register_buffer("places", places, persistent=False)
+
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch pixels features"]:
+        values = x[:, :, :: self.stride, :: self.stride].flatten(2).transpose(1, 2)
+        places = self.get_buffer("places").to(x)
+        return torch.cat((places.expand(x.shape[0], -1, -1), values), 2)
+
+
 class Tokens(nn.Module):
     """Pixels in reading order as tokens, after a learned class token if there is one, each plus its learned position.
 
@@ -69,6 +95,13 @@ class Attend(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         q, k, v = (rearrange(x, "b t (heads d) -> b heads t d", heads=self.heads) for x in (query, key, value))
         return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads t d -> b t (heads d)")
+
+
+class Largest(nn.Module):
+    """The largest value of each feature over tokens."""
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch width"]:
+        return x.amax(1)
 
 
 class ReadOut(nn.Module):

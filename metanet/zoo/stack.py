@@ -93,7 +93,11 @@ class Stack:
             return None
         (reader,) = node.users
         layers = [module.get_submodule(str(each.target)) for each in (node, reader) if each.op == "call_module"]
-        if len(layers) < 2 or type(layers[0]) is not nn.Conv2d or type(layers[1]) not in ACTIVATIONS.values():
+        if (
+            len(layers) < 2
+            or type(layers[0]) not in (nn.Conv1d, nn.Conv2d)
+            or type(layers[1]) not in ACTIVATIONS.values()
+        ):
             return None
         name = self._name(layers[1])
         return name if name in FUSED else None

@@ -1,9 +1,9 @@
 """How one layer is run for all nets of a stack. A rule takes the layer and a `Call`, and never reduces across nets.
 
 Layouts: values with pixels are [batch, nets * channels, height, width], so that a convolution is one grouped
-convolution and a batch norm is the ordinary one; flat values are [nets, features, batch], so that a dense layer is one
-batched product and a batch norm reduces over contiguous numbers; tokens are [nets, batch, 1, tokens, features]. Images
-come in as [nets, batch, channels, height, width].
+convolution and a batch norm is the ordinary one; sequences are such values, of width 1; flat values are [nets,
+features, batch], so that a dense layer is one batched product and a batch norm reduces over contiguous numbers; tokens
+are [nets, batch, 1, tokens, features]. Images come in as [nets, batch, channels, height, width].
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from metanet import seeding
 from metanet.zoo.convolutions import Options
-from metanet.zoo.layers import AddShared, Attend, ReadOut, Scale, Tokens
+from metanet.zoo.layers import AddShared, Attend, Largest, PixelSet, ReadOut, Rows, Scale, Tokens
 from metanet.zoo.nets import ACTIVATIONS
 from metanet.zoo.stack_memory import Memory
 
@@ -70,24 +70,31 @@ def _pixels(x: Tensor) -> Tensor:
     return rearrange(x, "n b c h w -> b h w (n c)").contiguous().movedim(3, 1) if x.dim() == 5 else x
 
 
-def _conv(layer: nn.Conv2d, call: Call) -> Tensor:
+def _conv(layer: nn.Conv1d | nn.Conv2d, call: Call) -> Tensor:
     assert not isinstance(layer.padding, str), "families say how many pixels they pad"
+    weight = call.weight.flatten(0, 1)
     options = Options(
-        stride=(layer.stride[0], layer.stride[1]),
-        padding=(layer.padding[0], layer.padding[1]),
-        dilation=(layer.dilation[0], layer.dilation[1]),
+        stride=_both(layer.stride, 1),
+        padding=_both(layer.padding, 0),
+        dilation=_both(layer.dilation, 1),
         groups=call.stack.nets * layer.groups,
         relu=call.memory.then == "relu",
     )
-    return call.stack.convolve(_pixels(call.x), call.weight.flatten(0, 1), call.vector("bias"), options)
+    weight = weight if weight.dim() == 4 else weight[..., None]
+    return call.stack.convolve(_pixels(call.x), weight, call.vector("bias"), options)
+
+
+def _both(sizes: tuple[int, ...], across: int) -> tuple[int, int]:
+    """Of height and width; `across` a sequence, which has one size."""
+    return (sizes[0], sizes[1]) if len(sizes) == 2 else (sizes[0], across)
 
 
 def _linear(layer: nn.Linear, call: Call) -> Tensor:
     bias = call.vector("bias")
     if call.x.dim() == 5:
-        flat = torch.bmm(call.x.flatten(1, 3), call.weight.mT)
-        flat = flat if bias is None else flat + bias.view(call.stack.nets, 1, -1)
-        return flat.view(*call.x.shape[:4], -1)
+        x, weight = call.x.flatten(1, 3), call.weight.mT
+        y = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.view(len(x), 1, -1), x, weight)
+        return y.view(*call.x.shape[:4], -1)
     assert call.x.dim() == 3, "a dense layer reads flat features or tokens"
     if bias is None:
         return torch.bmm(call.weight, call.x)
@@ -110,6 +117,16 @@ def _layer_norm(layer: nn.LayerNorm, call: Call) -> Tensor:
     assert call.x.dim() == 5, "a layer norm reads tokens"
     weight, bias = (call.tensors[f"{call.layer}.{name}"][:, None, None, None] for name in ("weight", "bias"))
     return F.layer_norm(call.x, layer.normalized_shape, eps=layer.eps) * weight + bias
+
+
+def _rows(layer: Rows, call: Call) -> Tensor:
+    return rearrange(call.x, "n b c h w -> b h (n c w)").contiguous()[:, :, None].permute(0, 3, 1, 2)
+
+
+def _pixel_set(layer: PixelSet, call: Call) -> Tensor:
+    values = rearrange(call.x[..., :: layer.stride, :: layer.stride], "n b c h w -> n b 1 (h w) c")
+    places = layer.get_buffer("places").to(values)
+    return torch.cat((places.expand(*values.shape[:3], -1, -1), values), 4)
 
 
 def _tokens(layer: Tokens, call: Call) -> Tensor:
@@ -160,6 +177,11 @@ def _pool(layer: nn.MaxPool2d | nn.AdaptiveAvgPool2d, call: Call) -> Tensor:
     return layer(x)
 
 
+def _pool_sequence(layer: nn.MaxPool1d, call: Call) -> Tensor:
+    sizes = (layer.kernel_size, 1), (layer.stride, 1), (layer.padding, 0), (layer.dilation, 1)
+    return F.max_pool2d(call.x, *sizes, layer.ceil_mode)  # type: ignore[arg-type]
+
+
 class _Mean(torch.autograd.Function):
     """The mean over pixels; its gradient, equal for all pixels of a channel, takes no memory for each."""
 
@@ -195,26 +217,31 @@ class _Flatten(torch.autograd.Function):
 
 
 LAYER_RULES: dict[type[nn.Module], Callable[[Any, Call], Tensor]] = {
+    nn.Conv1d: _conv,
     nn.Conv2d: _conv,
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
+    Rows: _rows,
+    PixelSet: _pixel_set,
     Tokens: _tokens,
     Attend: _attend,
+    Largest: lambda layer, call: call.x.amax((2, 3)).mT,
     ReadOut: _read_out,
     AddShared: _add_shared,
     Scale: lambda layer, call: call.x * layer.factor,
     nn.Dropout: _dropout,
     nn.Identity: lambda layer, call: call.x,
+    nn.MaxPool1d: _pool_sequence,
     nn.MaxPool2d: _pool,
     nn.AdaptiveAvgPool2d: _pool,
     nn.Flatten: lambda layer, call: _flatten(call),
     **{kind: lambda layer, call: call.stack.activate(layer, call.x, call.memory) for kind in ACTIVATIONS.values()},
 }
 SAME_MEMORY = (nn.Identity, nn.Dropout, nn.Flatten, ReadOut, torch.flatten)  # these may hand on their input as it is
-FRESH_GRADIENT = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d)  # new memory
+FRESH_GRADIENT = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d)
 FUNCTION_RULES: dict[Any, Callable[[Call], Tensor]] = {
     operator.add: lambda call: call.inputs[0] + call.inputs[1],
     torch.flatten: _flatten,

@@ -79,6 +79,9 @@ def test_every_further_hyperparameter_equals_torchs_and_acts(name, values, image
     assert all(not torch.allclose(weights[row], weights[0]) for row in range(1, len(values)) if values[row] != 1e6)
 
 
+CNN1D = {"filter_size": 3, "conv_depth": 2, "conv_width": 5, "dense_width": 7}
+
+
 @pytest.mark.parametrize(
     "arch",
     [
@@ -95,6 +98,17 @@ def test_every_further_hyperparameter_equals_torchs_and_acts(name, values, image
             "widths": "4-6-3-5",
             "skips": "0-0-2-3",
             "activations": "relu-tanh-none-leaky_relu",
+        },
+        *({"family": "cnn1d", **CNN1D, "batch_norm": norm, "image_shape": [2, 7, 9]} for norm in (True, False)),
+        {"family": "deep_sets", "depth": 2, "width": 6, "dense_depth": 1, "stride": 1, "readout": "mean"},
+        {
+            "family": "deep_sets",
+            "depth": 1,
+            "width": 6,
+            "dense_depth": 2,
+            "stride": 3,
+            "readout": "max",
+            "image_shape": [2, 7, 9],
         },
         {"family": "siren", "depth": 2, "width": 7, "omega": 5},
         {"family": "siren", "depth": 1, "width": 7, "omega": 30, "image_shape": [3, 8, 9]},
@@ -119,6 +133,8 @@ FURTHER: list[dict[str, Any]] = [
     {"family": "vit", "depth": 1, "width": 4, "heads": 2, "patch": 4, "readout": "class"},
     {"family": "vit", "depth": 1, "width": 4, "heads": 2, "patch": 4, "readout": "mean"},
     {"family": "wild_park", "depth": 3, "kernels": "3-5-1", "widths": "4-6-3", "skips": "0-0-2"},
+    {"family": "cnn1d", **CNN1D, "batch_norm": False},
+    {"family": "deep_sets", "depth": 2, "width": 6, "dense_depth": 1, "stride": 2, "readout": "max"},
     {"family": "siren", "depth": 2, "width": 7, "omega": 3},
     {"family": "model_zoos_cnn", "variant": "cnn", "image_shape": [1, 20, 20]},
     {"family": "small_cnn", "batch_norm": False, "conv_depth": 2, "conv_width": 5},

@@ -151,6 +151,8 @@ def test_the_implicit_representation_has_the_papers_number_of_parameters():
         VIT | {"readout": "mean", "depth": 1},
         {"family": "wild_park", "depth": 3, "kernels": "3-1-3", "widths": "4-3-6", "skips": "0-0-2"},
         {"family": "siren", "depth": 2, "width": 4, "omega": 30},
+        {"family": "cnn1d", "filter_size": 3, "conv_depth": 2, "conv_width": 4, "dense_width": 6, "batch_norm": False},
+        {"family": "deep_sets", "depth": 2, "width": 4, "dense_depth": 1, "stride": 2, "readout": "max"},
     ],
     ids=lambda arch: f"{arch['family']}-{arch.get('readout')}",
 )
@@ -230,6 +232,23 @@ def test_an_image_that_the_small_cnn_would_shrink_to_nothing_is_refused():
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
+        (
+            {
+                "family": "cnn1d",
+                "filter_size": 2,
+                "conv_depth": 1,
+                "conv_width": 4,
+                "dense_width": 6,
+                "batch_norm": True,
+            }
+            | {"image_shape": [1, 8, 8], "num_classes": 10},
+            "expected an odd filter_size, which keeps the length",
+        ),
+        (
+            {"family": "deep_sets", "depth": 1, "width": 4, "dense_depth": 1, "stride": 8, "readout": "max"}
+            | {"image_shape": [1, 9, 8], "num_classes": 10},
+            "expected a stride below 8",
+        ),
         (RESNET | {"depth": 9}, "expected depth of 8, 14 or 20"),
         (RESNET | {"norm": "group", "width": 6}, "expected a width that is a multiple of 4 for group norm"),
         (RESNET | {"norm": "instance"}, "found norm 'instance', expected one of batch, group, layer, none"),
