@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._decomp import decomposition_table
+from torch.func import functionalize
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
+
+from metanet.arch.functional import writes_into_views
 
 
 def decomposed(node: Node) -> fx.GraphModule | None:
@@ -30,6 +33,8 @@ def decomposed(node: Node) -> fx.GraphModule | None:
     table = {target: decomposition_table[target]} if target in decomposition_table else {}
     try:
         module = make_fx(function, decomposition_table=table, tracing_mode="fake")(*examples)
+        if writes_into_views(module.graph):
+            module = make_fx(functionalize(function), decomposition_table=table, tracing_mode="fake")(*examples)
     except Exception:  # whatever stops torch, the operator is then one that has no rule
         return None
     return module if _is_news(module.graph.nodes, target) else None

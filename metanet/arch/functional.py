@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
@@ -37,6 +39,8 @@ def _is_mutable(node: Node) -> bool:
 
 def _is_view(node: Node) -> bool:
     """Whether the node may show memory of what it reads."""
+    if node.target is operator.getitem:
+        return _is_view(node.args[0])  # type: ignore[arg-type]
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     aliases = [result.alias_info for result in node.target._schema.returns]

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from metanet.arch import rules
@@ -28,6 +29,7 @@ from metanet.arch.value import Entry, SpaceDraft, Value, draft_of
 
 _PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
 _ABSENT = object()
+_REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 # Constants of the shape of an activation: nothing else of it is read.
 _SHAPE_ONLY = {"aten.zeros_like": 0.0, "aten.ones_like": 1.0, "aten.new_zeros": 0.0, "aten.new_ones": 1.0}
 
@@ -111,6 +113,9 @@ class Walk:
 
     def _call_function(self, node: Node, origin: Node) -> None:
         """The value of one operator call, by its rule; several where the operator returns a list."""
+        if isinstance(node.target, HigherOrderOperator) and node.target.name() in _REGIONS:
+            self.values[node] = self._region(node, origin)
+            return
         known = [self.values.get(argument) for argument in node.all_input_nodes]
         if all(isinstance(one, Tensor) for one in known) and not _draws(node):
             self.values[node] = self._evaluated(node, origin)
@@ -144,22 +149,30 @@ class Walk:
         module = decomposed(node)
         if module is None:
             raise call.unsupported(missing)
-        given = iter(node.all_input_nodes)
+        try:
+            return self._inside(module, [self.values[one] for one in node.all_input_nodes], origin)
+        except UnsupportedOperator as error:
+            raise call.unsupported(f"no rule for this operator, and of its parts: {error}") from error
+
+    def _region(self, node: Node, origin: Node) -> Any:
+        """The value of a part of the graph that only runs under other settings of torch."""
+        place = next(k for k, one in enumerate(node.args) if isinstance(one, Node) and one.op == "get_attr")
+        module = getattr(self.program.graph_module, str(node.args[place].target))  # type: ignore[union-attr]
+        return self._inside(module, [self.values[one] for one in node.args[place + 1 :]], origin)  # type: ignore[index]
+
+    def _inside(self, module: GraphModule, given: Sequence[Any], origin: Node) -> Any:
+        """What a graph within the graph returns for given values of its placeholders."""
+        values = iter(given)
         for inner in module.graph.nodes:
             if inner.op == "placeholder":
-                value = self.values[next(given)]
+                value = next(values)
                 again = isinstance(value, Value) and len(inner.users) > 1
                 self.values[inner] = replace(value, shared=True) if again else value
             elif inner.op == "get_attr":
                 self.values[inner] = getattr(module, inner.target)
-            elif inner.op == "output":
-                return map_arg(inner.args[0], lambda one: self.values[one])
-            else:
-                try:
-                    self._compute(inner, origin)
-                except UnsupportedOperator as error:
-                    raise call.unsupported(f"no rule for this operator, and of its parts: {error}") from error
-        raise call.unsupported(missing)
+            elif inner.op != "output":
+                self._compute(inner, inner if inner.meta.get("nn_module_stack") else origin)
+        return map_arg(next(reversed(module.graph.nodes)).args[0], lambda one: self.values[one])
 
     def _evaluated(self, node: Node, origin: Node) -> Any:
         """What an operator that reads no input and no parameter returns."""

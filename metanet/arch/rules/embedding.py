@@ -1,4 +1,4 @@
-"""Places chosen by number: rows of a table by words of the input, places of an axis by the code."""
+"""Rows of a table by words of the input, places of an axis by the code."""
 
 import hashlib
 from dataclasses import replace
@@ -19,16 +19,20 @@ def embedding(call: Call) -> Value:
     weight, indices = call.entry("weight"), call["indices"]
     if isinstance(indices, Tensor):
         return _rows(call, weight, indices)
-    ids = call.activation("indices")
+    return rows(call, weight, call.activation("indices"))
+
+
+def rows(call: Call, weight: Value, ids: Value) -> Value:
+    """Rows of a table [rows, channels] that numbers of the input choose."""
     call.decide(ids, [])
     if any(ids.carries(axis) for axis in range(len(ids.axes))) or weight.shape != weight.sizes:
         raise call.unsupported("there is a rule for numbers of the input and a whole table only")
-    rows, channels = weight.shape
+    count, channels = weight.shape
     call.pin(call.axis(weight, 0))
-    words = call.write(fixed(rows), -1, (*ids.shape, rows))
-    call.link("one_hot", ids, words, sources=(0,) * rows, attributes={"layout": ids.layout(ids.axes)})
+    words = call.write(fixed(count), -1, (*ids.shape, count))
+    call.link("one_hot", ids, words, sources=(0,) * count, attributes={"layout": ids.layout(ids.axes)})
     y = call.write(call.axis(weight, 1), -1)
-    block = Block(weight.home.name, 0, 0, "linear", (channels, rows, 1), (), "i o -> o i 1")
+    block = Block(weight.home.name, 0, 0, "linear", (channels, count, 1), (), "i o -> o i 1")
     call.block(block, words, y)
     return y
 
@@ -88,31 +92,6 @@ def split_axis(row: tuple[Dim, ...], indices: Tensor) -> layout.Axes:
     return layout.reshape((row,), indices.shape)
 
 
-def index(call: Call) -> Value:
-    """aten.index(self, indices): places of one axis that the code chooses."""
-    given = [(dim, one) for dim, one in enumerate(call["indices"]) if one is not None]
-    if len(given) != 1 or not isinstance(given[0][1], Tensor):
-        raise call.unsupported("there is a rule for one axis whose places the code chooses only")
-    dim, places = given[0]
-    places = places.nonzero()[:, 0] if places.dtype == torch.bool else places
-    return chosen(call, call["self"], dim, places)
-
-
-def index_select(call: Call) -> Value:
-    """aten.index_select(self, dim, index)."""
-    if not isinstance(call["index"], Tensor):
-        raise call.unsupported("there is a rule for places that the code chooses only")
-    return chosen(call, call["self"], call["dim"] % len(call["self"].axes), call["index"])
-
-
-def gather(call: Call) -> Tensor:
-    """aten.gather(self, dim, index) of a constant whose numbers are all one."""
-    source = call["self"]
-    if not isinstance(source, Tensor) or bool((source != source.reshape(-1)[0]).any()):
-        raise call.unsupported("there is no rule for places that the input chooses")
-    return torch.full(call.shape, source.reshape(-1)[0].item(), dtype=source.dtype)
-
-
 class _Words(nn.Module):
     """Places as words, whose vectors are added."""
 
@@ -127,19 +106,10 @@ class _Words(nn.Module):
 
 RULES = {
     "aten.embedding": embedding,
-    "aten.gather": gather,
-    "aten.index": index,
-    "aten.index_select": index_select,
 }
 OPERATIONS = {"gather": ("axes", "table")}
 LINEAR = ("gather",)
 LINKS = ("one_hot",)
 EXAMPLES = {
     "aten.embedding": ((4, 5), _Words),
-    "aten.index": (
-        (4, 5),
-        lambda: lambda x: x[:, :, torch.tensor([[4, 0], [1, 0]])],
-    ),
-    "aten.gather": ((4, 5), lambda: lambda x: x + torch.ones(2, 9).gather(1, x[:, 0].bool().long())[:, None]),
-    "aten.index_select": ((4, 5), lambda: lambda x: x.index_select(2, torch.tensor([4, 0, 1]))),
 }

@@ -28,6 +28,11 @@ def split(call: Call) -> list[Value | Tensor]:
     return [_some(call, x, dim, sum(sizes[:number]), 1, part) for number, part in enumerate(sizes)]
 
 
+def split_apart(call: Call) -> list[Value | Tensor]:
+    """aten.unsafe_split, unsafe_chunk: parts with memory of their own."""
+    return [replace(part, storage=None) if isinstance(part, Value) else part for part in split(call)]
+
+
 def slice_(call: Call) -> Value | Tensor:
     """aten.slice(self, dim, start, end, step)."""
     x, step = call["self"], call["step"]
@@ -229,6 +234,7 @@ RULES = {
     "aten.split": split,
     "aten.split_with_sizes": split,
     "aten.chunk": split,
+    **dict.fromkeys(("aten.unsafe_split", "aten.unsafe_chunk", "aten.unsafe_split_with_sizes"), split_apart),
     "aten.unbind": unbind,
     "aten.slice": slice_,
     "aten.narrow": narrow,
@@ -245,6 +251,9 @@ EXAMPLES = {
     "aten.split": ((5, 4), lambda: lambda x: torch.mul(*x.split(2, 1)[:2])),
     "aten.split_with_sizes": ((5, 4), lambda: lambda x: torch.ops.aten.split_with_sizes(x, [2, 3], 1)[1]),
     "aten.chunk": ((6, 4), lambda: lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1]),
+    "aten.unsafe_chunk": ((6, 4), lambda: lambda x: x.unsafe_chunk(2, 1)[0] * x.unsafe_chunk(2, 1)[1]),
+    "aten.unsafe_split": ((6, 4), lambda: lambda x: x.unsafe_split(3, 1)[0].mul_(2) + x[:, 3:]),
+    "aten.unsafe_split_with_sizes": ((5, 4), lambda: lambda x: x.unsafe_split_with_sizes([2, 3], 1)[1]),
     "aten.unbind": ((4, 3), lambda: lambda x: x.unbind(2)[0] * x.unbind(2)[2]),
     "aten.slice": ((6, 4), lambda: lambda x: x[:, 1::2] + x[:, ::2]),
     "aten.narrow": ((4, 5), lambda: lambda x: x.narrow(2, 1, 3)),

@@ -3,14 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
+from torch.nn import functional
 
 from metanet.arch.call import Call, Example, Rule
 from metanet.arch.combine import combine
 from metanet.arch.rules.arithmetic import join
+from metanet.arch.rules.ranking import laid
 from metanet.arch.value import Value
 
+RUNNING = ("cumsum", "logcumsumexp")
 KINDS = ("mean", "sum", "prod", "amax", "amin", "var", "std")
 
 
@@ -40,23 +44,32 @@ def _extreme(kind: str) -> Rule:
     return extreme
 
 
-def cumsum(call: Call) -> Value:
-    """aten.cumsum(self, dim) along positions."""
-    x, dim = call.activation("self"), call["dim"]
-    call.decide(x, [])
-    if x.carries(dim):
-        raise call.unsupported("there is a rule for sums along positions only, not along channels")
-    x, ranks = call.ranked(x, [dim])
-    return call.operate(x, "cumsum", axes=ranks)
+def _running(kind: str) -> Rule:
+    def running(call: Call) -> Value:
+        """aten.cumsum(self, dim), aten.logcumsumexp along positions; channels become fixed ones."""
+        x, dim = call.activation("self"), call["dim"] % len(call["self"].axes)
+        x, ranks = call.ranked(laid(call, x, [dim]), [dim])
+        return call.operate(x, kind, axes=ranks)
+
+    return running
 
 
 def norm(call: Call) -> Value:
-    """aten.linalg_vector_norm(self, ord, dim, keepdim) of order 2."""
-    if call["ord"] != 2:
-        raise call.unsupported(f"there is a rule for the norm of order 2 only, not {call['ord']}")
-    x = call.activation("self")
-    squares = call.operate(call.exclusive(x) if x.shared else x, "square")
-    return call.operate(reduced(call, squares, _axes(x, call["dim"]), "sum", call["keepdim"]), "sqrt")
+    """aten.linalg_vector_norm(self, ord, dim, keepdim): the root of a sum of powers, or the largest size."""
+    x, order, keep = call.activation("self"), float(call["ord"]), call["keepdim"]
+    over = _axes(x, call["dim"])
+    x = call.exclusive(x) if x.shared else x
+    if order == 2:
+        return call.operate(reduced(call, call.operate(x, "square"), over, "sum", keep), "sqrt")
+    sizes = call.operate(x, "abs")
+    if math.isinf(order):
+        return reduced(call, sizes, over, "amax" if order > 0 else "amin", keep)
+    if order == 1:
+        return reduced(call, sizes, over, "sum", keep)
+    if not order:
+        raise call.unsupported("there is no rule for the number of numbers other than zero")
+    powers = reduced(call, call.operate(sizes, "pow", exponent=order), over, "sum", keep)
+    return call.operate(powers, "pow", exponent=1 / order)
 
 
 def corrected(call: Call, variance: Value, kind: str, count: int, degrees: int | float | None) -> Value:
@@ -123,11 +136,11 @@ RULES: dict[str, Rule] = {
     **{f"aten.{kind}": _rule(kind) for kind in KINDS},
     "aten.max": _extreme("amax"),
     "aten.min": _extreme("amin"),
-    "aten.cumsum": cumsum,
+    **{f"aten.{kind}": _running(kind) for kind in RUNNING},
     "aten.linalg_vector_norm": norm,
 }
 OPERATIONS: dict[str, tuple[str, ...]] = dict.fromkeys(
-    ("mean", "sum", "prod", "amax", "amin", "var", "cumsum"), ("axes",)
+    ("mean", "sum", "prod", "amax", "amin", "var", *RUNNING), ("axes",)
 )
 LINEAR = ("mean", "sum", "cumsum")
 HOMOGENEOUS = ("amax", "amin")
@@ -141,10 +154,13 @@ EXAMPLES: dict[str, Example] = {
         lambda: lambda x: x.max(2)[0] * x.max(1)[0].sum(1)[:, None] + torch.max(x.tanh(), x).sum(2),
     ),
     "aten.min": ((4, 5), lambda: lambda x: x.min(2)[0] * x.tanh().min() + torch.min(x.tanh(), x).sum(2)),
-    "aten.cumsum": ((4, 5), lambda: lambda x: x.cumsum(2)),
+    **{f"aten.{kind}": ((4, 5), partial(lambda kind: lambda x: getattr(x, kind)(2), kind)) for kind in RUNNING},
     "aten.amax": ((4, 3, 5), lambda: lambda x: x.amax(2) * x.amax((1, 2))[:, None]),
     "aten.amin": ((4, 3, 5), lambda: lambda x: x.amin(2) * x.amin(1)[:, :1]),
     "aten.var": ((4, 5), lambda: lambda x: x.var(2) + x.var(1, correction=0, keepdim=True)[..., 0]),
     "aten.std": ((4, 5), lambda: lambda x: x / x.std(1, keepdim=True)),
-    "aten.linalg_vector_norm": ((4, 5), lambda: lambda x: torch.nn.functional.normalize(x, dim=1)),
+    "aten.linalg_vector_norm": (
+        (4, 5),
+        lambda: lambda x: functional.normalize(x, dim=1) + functional.normalize(x, p=3, dim=2),
+    ),
 }

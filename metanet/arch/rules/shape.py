@@ -1,5 +1,7 @@
 """Operators that move no number: views, and what eval mode makes an identity."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -35,16 +37,56 @@ def cast(call: Call) -> Value:
 
 
 def reshape(call: Call) -> Value:
-    """aten.flatten, view, reshape, squeeze, unsqueeze, ...: neighbouring axes are merged or cut."""
+    """aten.flatten, view, reshape, squeeze, unsqueeze, ...: neighbouring axes are merged or cut.
+
+    Positions that are cut where they do not divide are written anew; so are those that share an axis with channels, as
+    nodes.
+    """
     x = call["self"]
     try:
         return replace(x, axes=layout.reshape(x.axes, call.shape))
     except Misaligned:
-        x = call.settled(call.activation("self"))
+        x = call.activation("self")
+    carrying = [k for k, row in enumerate(x.axes) if x.carries(k)]
+    if any(not x.is_node(dim) for k in carrying for dim in x.axes[k]):
+        x = call.turned(x, carrying)
+    x = call.settled(x)
     try:
         return replace(x, axes=layout.reshape(x.axes, call.shape))
-    except Misaligned as error:
-        raise call.unsupported(f"it cuts an axis where it does not divide, shape {x.shape} to {call.shape}") from error
+    except Misaligned:
+        return _rearranged(call, x)
+
+
+def _rearranged(call: Call, x: Value) -> Value:
+    """The settled value, whose positions are cut where they do not divide, while its nodes stay as they are."""
+    nodes, ends = [axis for axis in range(len(x.axes)) if x.carries(axis)], _ends(call.shape)
+    if not {end // size for axis in nodes for end in (_ends(x.shape)[axis],) for size in (1, x.shape[axis])} <= {
+        1,
+        *ends,
+    }:
+        raise call.unsupported(f"it cuts channels where they do not divide, shape {x.shape} to {call.shape}")
+    sizes: list[int] = []
+    written: list[int] = []
+    start = 1
+    for axis in [*nodes, None]:
+        stop = math.prod(x.shape[:axis])
+        sizes += [size for size, end in zip(call.shape, ends, strict=True) if start < end <= stop and size > 1]
+        if axis is not None:
+            written.append(len(sizes))
+            sizes.append(x.shape[axis])
+            start = stop * x.shape[axis]
+    before = [size for axis, size in enumerate(x.shape) if axis not in nodes]
+    after = [size for axis, size in enumerate(sizes) if axis not in written]
+    while before and after and before[0] == after[0]:
+        before, after = before[1:], after[1:]
+    y = call.operate(x, "reshape", table=f"{before} {after}")
+    y = replace(y, sizes=tuple(sizes), axes=layout.whole(sizes), starts=(0,) * len(sizes), written=tuple(written))
+    return replace(y, axes=layout.reshape(y.axes, call.shape))
+
+
+def _ends(shape: Sequence[int]) -> list[int]:
+    """The products of the first sizes of a shape."""
+    return [math.prod(shape[: axis + 1]) for axis in range(len(shape))]
 
 
 def permute(call: Call) -> Value:
@@ -123,7 +165,8 @@ RULES = {
     "aten.repeat": repeat,
     "aten.repeat_interleave": repeat_interleave,
 }
-OPERATIONS: dict[str, tuple[str, ...]] = {}
+OPERATIONS: dict[str, tuple[str, ...]] = {"reshape": ("table",)}
+LINEAR = ("reshape",)
 COPIES = ("identity", "flatten")
 LINKS = ("identity", "flatten", "turn")
 EXAMPLES = {
@@ -147,7 +190,7 @@ EXAMPLES = {
     "aten.flatten": ((4, 5, 3), nn.Flatten),
     "aten.unflatten": ((6, 4), lambda: lambda x: x.unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2).tanh()),
     "aten.view": ((4, 5, 3), lambda: lambda x: x.view(len(x), -1)),
-    "aten.reshape": ((4, 6), lambda: lambda x: x.reshape(len(x), 4, 2, 3)),
+    "aten.reshape": ((4, 6, 5), lambda: lambda x: x.reshape(len(x), 4, 2, 15).reshape(len(x), 4, 5, 6)),
     "aten.reshape_as": ((4, 6), lambda: lambda x: x.reshape_as(torch.zeros(len(x), 4, 2, 3))),
     "aten.view_as": ((4, 6), lambda: lambda x: x.view_as(torch.zeros(len(x), 4, 2, 3))),
     "aten._unsafe_view": ((4, 6), lambda: lambda x: torch.ops.aten._unsafe_view(x, (len(x), 4, 2, 3))),

@@ -60,6 +60,26 @@ def im2col(call: Call) -> Value:
     return replace(y, axes=(samples, channels + places[0] + places[1], rows + columns))
 
 
+def col2im(call: Call) -> Value:
+    """aten.col2im(self [samples, channels x places in the window, windows], output_size, ...): sums of windows."""
+    x, kernel, stride = call.activation("self"), call["kernel_size"], call["stride"]
+    call.decide(x, [dim.axis for dim in x.axes[1] if dim.size == x.sizes[dim.axis]])
+    size, padding, dilation = call["output_size"], call["padding"], call["dilation"]
+    spans = zip(size, padding, dilation, kernel, stride, strict=True)
+    counts = [(all_ + 2 * pad - step * (places - 1) - 1) // by + 1 for all_, pad, step, places, by in spans]
+    samples, channels = call.shape[:2]
+    x = replace(x, axes=layout.reshape(x.axes, (samples, channels, *kernel, *counts)))
+    if any(x.carries(axis) != (axis == 1) for axis in range(6) if x.axes[axis]):
+        x = call.turned(x, [1])
+    tiled = [one * places for one, places in zip(counts, kernel, strict=True)] == list(size)
+    if tiled and list(kernel) == list(stride) and not any(padding) and set(dilation) == {1}:
+        n, c, row, column, rows, columns = x.axes
+        return replace(x, axes=(n, c, rows + row, columns + column))
+    numbers = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    y = call.operate(call.settled(x), "fold", **{name: tuple(each) for name, each in numbers.items()})
+    return call.resized(y)
+
+
 def convolved(call: Call, x: Value, kernel: Value | Tensor, padding: Sequence[int]) -> Value:
     """A convolution by a kernel [out, in / groups, *size] that is computed: a product of its numbers with windows."""
     groups, size = call["groups"], kernel.shape[2:]
@@ -76,11 +96,28 @@ def convolved(call: Call, x: Value, kernel: Value | Tensor, padding: Sequence[in
     return replace(y, axes=(y.axes[0], y.axes[1] + y.axes[2], *y.axes[3:]))
 
 
-RULES: dict[str, Rule] = {"aten.unfold": unfold, "aten.im2col": im2col}
-OPERATIONS = {"unfold": ("axes", "kernel", "stride", "dilation")}
-LINEAR = ("unfold",)
+def _folded(x: Tensor) -> Tensor:
+    tiles = F.unfold(x[:, :, 1:], 2, stride=2)
+    return F.fold(F.unfold(x, 2, padding=1), (5, 4), 2, padding=1) + F.fold(tiles, (4, 4), 2, stride=2).mean(2, True)
+
+
+RULES: dict[str, Rule] = {"aten.unfold": unfold, "aten.im2col": im2col, "aten.col2im": col2im}
+OPERATIONS = {
+    "unfold": ("axes", "kernel", "stride", "dilation"),
+    "fold": ("kernel", "stride", "padding", "dilation"),
+}
+LINEAR = ("unfold", "fold")
 LINKS = ()
 EXAMPLES: dict[str, Example] = {
     "aten.unfold": ((4, 7), lambda: lambda x: x.unfold(2, 3, 2)),
+    "aten.col2im": (
+        (4, 5, 4),
+        lambda: (
+            lambda x: (
+                F.fold(F.unfold(x, 2, padding=1), (5, 4), 2, padding=1)
+                + F.fold(F.unfold(x[:, :, 1:], 2, stride=2), (4, 4), 2, stride=2).sum(2, keepdim=True)
+            )
+        ),
+    ),
     "aten.im2col": ((4, 5, 4), lambda: lambda x: F.unfold(x, (2, 3), padding=1, stride=2)),
 }
