@@ -21,13 +21,13 @@ TEMPORARY = ".tmp"  # suffix; such a file is what a killed writer left, and is n
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, *data: bytes | memoryview) -> None:
     """Puts `data` at `path`, durably: after a crash the file is there in full or is what it was before.
 
     Raises:
         OSError: disk full, no permission, ...; nothing has changed then.
     """
-    with _written_beside(path, data) as temporary:
+    with _written_beside(path, *data) as temporary:
         os.replace(temporary, path)
 
 
@@ -72,16 +72,17 @@ def holds(path: Path, data: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+def _written_beside(path: Path, *data: bytes | memoryview) -> Iterator[Path]:
     """A synced file with `data` in the folder of `path`, for the caller to move there; the folder is synced after."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             os.fchmod(descriptor, 0o644)
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
+            for part in data:
+                left = memoryview(part)
+                while left:
+                    left = left[os.write(descriptor, left) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -91,7 +92,9 @@ def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write {len(data):,} bytes ({error.strerror})", str(path)) from error
+            raise OSError(
+                error.errno, f"cannot write {sum(map(len, data)):,} bytes ({error.strerror})", str(path)
+            ) from error
         raise
 
 

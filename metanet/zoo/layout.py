@@ -20,14 +20,16 @@ from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
 
 SCHEMA = 2  # 1 had no SHA-256 of the rows in its manifest files, and none of what training resumes from
-READABLE = (1, 2)
+IMPORTED = 3  # of imported zoos: a group has all its steps in one shard and one fragment
+READABLE = (1, SCHEMA, IMPORTED)
 RECORD = "zoo.json"
 MANIFEST = "manifest.parquet"  # written when all nets are trained
 LOG = "log.jsonl"  # times and host facts: the one file that differs between two makings of a zoo
 
 
-def shard_path(zoo: Path, group: str, step: int) -> Path:
-    return zoo / "shards" / group / f"{step}.safetensors"
+def shard_path(zoo: Path, group: str, step: int | None) -> Path:
+    """`step` is None where a shard has all steps of its group."""
+    return zoo / "shards" / (f"{group}.safetensors" if step is None else f"{group}/{step}.safetensors")
 
 
 def resume_path(zoo: Path, group: str, step: int) -> Path:
@@ -35,8 +37,8 @@ def resume_path(zoo: Path, group: str, step: int) -> Path:
     return zoo / "shards" / group / f"resume-{step}.safetensors"
 
 
-def fragment_path(zoo: Path, group: str, step: int) -> Path:
-    return zoo / "manifest" / f"{group}-{step}.parquet"
+def fragment_path(zoo: Path, group: str, step: int | None) -> Path:
+    return zoo / "manifest" / (f"{group}.parquet" if step is None else f"{group}-{step}.parquet")
 
 
 def has_digests(record: Mapping[str, Any]) -> bool:
@@ -44,11 +46,16 @@ def has_digests(record: Mapping[str, Any]) -> bool:
     return record["schema"] > 1
 
 
-def snapshots(record: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Group and step of every snapshot that the finished zoo has."""
-    for group in record["plan"]:
-        for step in group["steps"]:
-            yield group["group"], step
+def steps(entry: Mapping[str, Any]) -> list[int | None]:
+    """Those of a group's shards, by its entry in the plan: [None] where one shard has all steps."""
+    return entry.get("steps", [None])
+
+
+def snapshots(record: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
+    """Group and step of every shard that the finished zoo has."""
+    for entry in record["plan"]:
+        for step in steps(entry):
+            yield entry["group"], step
 
 
 def is_complete(zoo: Path, record: Mapping[str, Any]) -> bool:

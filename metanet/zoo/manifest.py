@@ -102,9 +102,14 @@ def _place(net: Net, group: Group, row: int, snapshot: Snapshot) -> dict[str, An
 
 def merge(fragments: Mapping[str, bytes], digested: bool = True) -> bytes:
     """manifest.parquet: the rows of all fragments by (net, step), with each fragment's SHA-256 in its metadata."""
-    tables = [read(data, name, digested)[0] for name, data in sorted(fragments.items())]
-    hashes = {name: disk.sha256(data) for name, data in fragments.items()}
-    return pack(pa.concat_tables(tables).sort_by([("net", "ascending"), ("step", "ascending")]), hashes)
+    tables = {name: read(data, name, digested)[0] for name, data in fragments.items()}
+    return merged(tables, {name: disk.sha256(data) for name, data in fragments.items()})
+
+
+def merged(tables: Mapping[str, pa.Table], hashes: Mapping[str, str]) -> bytes:
+    """What `merge` gives, of the fragments' rows and SHA-256."""
+    whole = pa.concat_tables([tables[name] for name in sorted(tables)]).combine_chunks()
+    return pack(whole.sort_by([("net", "ascending"), ("step", "ascending")]), hashes)
 
 
 def read(data: bytes, where: object, digested: bool = True) -> tuple[pa.Table, dict[str, Any]]:
@@ -144,7 +149,9 @@ def digest(table: pa.Table, about: Mapping[str, Any]) -> str:
 
 
 def _as_json(texts: pa.ChunkedArray) -> bytes:
-    """`json.dumps` of a column of texts; each different one is written once."""
+    """`json.dumps` of a column of texts; where many are equal, each different one is written once."""
     encoded = texts.combine_chunks().dictionary_encode()
+    if 2 * len(encoded.dictionary) > len(texts):
+        return json.dumps(texts.to_pylist()).encode()
     different = np.array([json.dumps(text) for text in encoded.dictionary.to_pylist()], dtype=object)
     return f"[{', '.join(different[encoded.indices.to_numpy()])}]".encode()

@@ -39,8 +39,7 @@ class Zoo:
         self._arch = self._column("arch")
         self._row = self._column("row")
         self._net, self._step = self._column("net"), self._column("step")
-        names = [f"{group}/{step}" for group, step in zip(self._column("group"), self._step, strict=True)]
-        self._shards, self._shard = np.unique(np.array(names, dtype=str), return_inverse=True)
+        self._shards, self._shard = self._shards_of_rows()
         self._templates: dict[tuple[str, str], Template] = {}
         self._load = functools.lru_cache(maxsize=1024)(lambda path: shards.load(path)[0])
 
@@ -125,9 +124,19 @@ class Zoo:
         self._check_finite(out, chosen)
         return out
 
+    def _shards_of_rows(self) -> tuple[list[Path], np.ndarray]:
+        """The shards that the manifest speaks of, and for each of its rows the place of its own among them."""
+        groups = self.manifest["group"].combine_chunks().dictionary_encode()
+        names, group = groups.dictionary.to_pylist(), groups.indices.to_numpy()
+        if self.record["schema"] == layout.IMPORTED:
+            return [layout.shard_path(self.path, name, None) for name in names], group
+        steps, step = np.unique(self._step, return_inverse=True)
+        pairs, shard = np.unique(group.astype(np.int64) * len(steps) + step, return_inverse=True)
+        places = [divmod(pair, len(steps)) for pair in pairs.tolist()]
+        return [layout.shard_path(self.path, names[group], int(steps[step])) for group, step in places], shard
+
     def _shard_of(self, row: int) -> dict[str, Tensor]:
-        group, step = str(self._shards[self._shard[row]]).rsplit("/", 1)
-        return self._load(layout.shard_path(self.path, group, int(step)))
+        return self._load(self._shards[self._shard[row]])
 
     def _check_finite(self, stacked: dict[str, Tensor], rows: np.ndarray) -> None:
         for name, tensor in stacked.items():
@@ -135,7 +144,7 @@ class Zoo:
                 bad = rows[int((~tensor.flatten(1).isfinite().all(1)).nonzero()[0])]
                 raise ValueError(
                     f"{self.path}: {name} of net {self._net[bad]} at step {self._step[bad]} has values that are not "
-                    f"finite, in shards/{self._shards[self._shard[bad]]}.safetensors. Leave the net out."
+                    f"finite, in {self._shards[self._shard[bad]].relative_to(self.path)}. Leave the net out."
                 )
 
     def example_input(self, arch: str) -> Num[Tensor, "2 *shape"]:

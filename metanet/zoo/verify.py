@@ -20,7 +20,7 @@ REMEDY = (
 def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -> Iterator[str]:
     """One sentence per damage, naming file, tensor and net, and what to do.
 
-    `advance(1)` is called for every snapshot of the plan. Cost: every byte is read and hashed once.
+    `advance(1)` is called for every shard of the plan. Cost: every byte is read and hashed once.
     """
     try:
         record = layout.read_record(zoo)
@@ -40,7 +40,7 @@ def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -
     sound = True
     same_bytes = digested and record["versions"] == layout.versions()  # others may write the same rows in other bytes
     for entry in record["plan"]:
-        for step in entry["steps"]:
+        for step in layout.steps(entry):
             path = layout.fragment_path(zoo, entry["group"], step)
             if path.is_file():
                 fragments[path.name] = path.read_bytes()
@@ -77,15 +77,17 @@ def _fragment_problems(
         yield f"{path}: damaged: its rows are right, but other bytes are not what was written."
 
 
-def _weights_problems(zoo: Path, entry: Mapping[str, Any], step: int, fragment: bytes, digested: bool) -> Iterator[str]:
+def _weights_problems(
+    zoo: Path, entry: Mapping[str, Any], step: int | None, fragment: bytes, digested: bool
+) -> Iterator[str]:
     """Of the shard and the resume file that belong to a fragment; none where the fragment cannot tell."""
     try:
         rows, hashes = manifest.read(fragment, "", digested)
     except ValueError:
         return
     yield from _shard_problems(layout.shard_path(zoo, entry["group"], step), rows, hashes)
-    resume = layout.resume_path(zoo, entry["group"], step)
-    if resume.is_file() and digested and disk.sha256(resume.read_bytes()) != hashes["resume"]:
+    resume = None if step is None else layout.resume_path(zoo, entry["group"], step)
+    if resume and resume.is_file() and digested and disk.sha256(resume.read_bytes()) != hashes["resume"]:
         yield (
             f"{resume}: damaged: what the training of the nets {_listed(entry['nets'])} goes on from is not what was "
             f"written. {REMEDY}"
@@ -99,17 +101,23 @@ def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any]) -> It
     except (ValueError, FileNotFoundError) as error:
         yield f"{error} It holds the nets {_listed(nets)}. {REMEDY}"
         return
-    if disk.sha256(path.read_bytes()) == hashes["shard"]:
+    has_own_hash = "shard" in hashes  # else every byte is in the header's SHA-256 or in that of a net
+    if has_own_hash and disk.sha256(path.read_bytes()) == hashes["shard"]:
         yield from _not_finite(path, rows, tensors)
         return
-    found = shards.tensor_hashes(tensors)
-    wrong = [name for name, was in hashes["tensors"].items() if found.get(name) != was]
-    if not wrong or set(found) != set(hashes["tensors"]):
+    of_tensors = shards.tensor_hashes if has_own_hash else shards.tensor_sums
+    found, were = of_tensors(tensors), hashes["tensors"]
+    wrong = [name for name, was in were.items() if found.get(name) != was]
+    header_changed = not wrong if has_own_hash else shards.header_hash(path) != hashes["header"]
+    if header_changed or set(found) != set(were):
         yield f"{path}: damaged: its header is not what was written. It holds the nets {_listed(nets)}. {REMEDY}"
         return
     own = zip(nets, shards.net_hashes(tensors), rows["sha256"].to_pylist(), strict=True)
     changed = [net for net, now, was in own if now != was]
-    yield f"{path}: damaged: {', '.join(wrong)} of net {_listed(changed)} is not what was written. {REMEDY}"
+    if changed or wrong:
+        yield f"{path}: damaged: {', '.join(wrong)} of net {_listed(changed)} is not what was written. {REMEDY}"
+        return
+    yield from _not_finite(path, rows, tensors)
 
 
 def _not_finite(path: Path, rows: pa.Table, tensors: Mapping[str, Tensor]) -> Iterator[str]:

@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_clear_error_and_the_same_command_goes_on(tmp_path, m
     real, left = os.fsync, iter(range(100))
 
     def failing(descriptor: int) -> None:
-        if next(left) == 20:
+        if next(left) == 9:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 

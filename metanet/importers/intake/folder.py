@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import mmap
 import os
@@ -17,11 +18,13 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from metanet.commandline import RefusedError
 
 MOST_TEXT_BYTES = 1 << 28  # of a JSON or CSV file, unpacked, and of raw numbers
 MOST_PATH = 1024  # characters
+TABLE_ROWS = 4096  # of a CSV file that are Python's own objects at once
 
 
 class Folder:
@@ -129,20 +132,34 @@ class Folder:
         Raises:
             ValueError: no header, a row of another length, or a column of `needed` is missing.
         """
+        return self.table(name, needed).to_pylist()
+
+    def table(self, name: str, needed: tuple[str, ...] = ()) -> pa.Table:
+        """What `rows` gives, as columns of text: many times as fast and small.
+
+        Raises:
+            ValueError: see `rows`.
+        """
         where = self.root / name
         reader = csv.reader(io.StringIO(self.text(name)), strict=True)
+        lines = (line for line in reader if line)
+        header, chunks, count = [], [], 1
         try:
-            lines = [line for line in reader if line]
+            header = next(lines, [])
+            missing = [column for column in needed if column not in header]
+            if missing or len(set(header)) < len(header):
+                raise ValueError(
+                    f"{where}: found the columns {header}, expected distinct ones, with {', '.join(needed)}"
+                )
+            while some := list(itertools.islice(lines, TABLE_ROWS)):
+                for number, line in enumerate(some, count + 1):
+                    if len(line) != len(header):
+                        raise ValueError(f"{where}: row {number} has {len(line)} values, expected {len(header)}")
+                count += len(some)
+                chunks.append(pa.table([pa.array(column, pa.string()) for column in zip(*some, strict=True)], header))
         except csv.Error as error:
             raise ValueError(f"{where}: line {reader.line_num}: {error}") from error
-        header = lines[0] if lines else []
-        missing = [column for column in needed if column not in header]
-        if missing or len(set(header)) < len(header):
-            raise ValueError(f"{where}: found the columns {header}, expected distinct ones, with {', '.join(needed)}")
-        for number, line in enumerate(lines[1:], 2):
-            if len(line) != len(header):
-                raise ValueError(f"{where}: row {number} has {len(line)} values, expected {len(header)}")
-        return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+        return pa.concat_tables([pa.schema([(column, pa.string()) for column in header]).empty_table(), *chunks])
 
     def doubles(self, name: str) -> np.ndarray:
         """A file of raw little-endian float64 numbers.
@@ -158,7 +175,7 @@ class Folder:
         return np.fromfile(path, "<f8")
 
     def array(self, name: str) -> np.ndarray:
-        """A .npy file of numbers, mapped into memory (read where it is used).
+        """A .npy file of numbers, mapped into memory: read where it is used, and never written.
 
         Raises:
             RefusedError: it holds pickled objects.
@@ -181,7 +198,7 @@ class Folder:
             expected *= size
         if min(shape, default=1) < 0 or expected != found:
             raise ValueError(f"{path}: its header claims {shape} of {dtype}, {expected:,} bytes; found {found:,}")
-        return np.load(path, mmap_mode="r", allow_pickle=False) if found else np.zeros(shape, dtype)
+        return np.load(path, mmap_mode="c", allow_pickle=False) if found else np.zeros(shape, dtype)
 
 
 def _has_no_links(root: str, name: str) -> bool:

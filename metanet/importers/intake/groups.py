@@ -1,66 +1,79 @@
-"""Groups: the nets of a stream, numbered, gathered by architecture and written, a shard and a fragment per step."""
+"""Groups: the nets of a stream, numbered, gathered by architecture and written, a shard and then a fragment for each.
+
+The fragment acknowledges the group: it names all nets whose weights are in the shard, which is durable before it.
+"""
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from metanet.importers.intake import fitting
-from metanet.importers.intake.source import Foreign, Source
+from metanet.importers.intake.source import Foreign, Source, Stack
 from metanet.zoo import disk, layout, manifest, shards
 from metanet.zoo.families import FAMILIES
 
 GROUP_NETS = 4096  # at most
-POOL_BYTES, STACKED_BYTES = 8 << 20, 24 << 20  # that wait for their group to fill; single nets take more beside them
-JOURNAL = ".group-{}.json"  # in the unfinished zoo: where the nets of a group that is on the disk come from
+POOL_BYTES, STACKED_BYTES = 8 << 20, 16 << 20  # that wait for their group to fill; single nets take more beside them
 NOTHING: Mapping[str, Tensor] = {}  # the tensors of nets that are on the disk already
+Columns = Mapping[str, Sequence[Any] | pa.Array]
 
 
-class Member(NamedTuple):
-    """A net in its architecture's pool."""
+class Lot(NamedTuple):
+    """What came at once: a net, or a stack of them."""
 
-    number: int
-    found: Foreign
-    tensors: Mapping[str, Tensor]
-    row: int | None  # of its tensors, where they are stacked
-    status: str
+    found: Foreign | Stack
+    numbers: Sequence[int]
+    tensors: Mapping[str, Tensor]  # of a stack: [nets, *shape]
+    statuses: Sequence[str]
+
+
+@dataclass
+class Pool:
+    """Lots of one architecture, all of single nets or all of stacks, that are written together."""
+
+    arch: str
+    lots: list[Lot] = field(default_factory=list)
+    nets: set[int] = field(default_factory=set)
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Group:
-    """Nets that are written together."""
+    """What is written together."""
 
     name: str
+    arch_name: str
     arch: Mapping[str, Any]
-    members: Sequence[Member]
+    lots: Sequence[Lot]
 
     @property
-    def steps(self) -> list[int]:
-        return sorted({member.found.step for member in self.members})
-
-    @property
-    def wheres(self) -> list[str]:
-        return [member.found.where for member in self.members]
+    def numbers(self) -> list[int]:
+        return [number for lot in self.lots for number in lot.numbers]
 
 
 class ChangedError(Exception):
-    """What is on the disk was made of other nets than those that come now."""
+    """What is on the disk was made of other nets than those that come now, or is damaged."""
 
 
 class Groups:
-    """Collects nets and writes a group when it is large enough; in a thread of its own if `aside`."""
+    """Collects nets and writes a group when it is large enough; in `threads` beside the caller, if there are some.
 
-    def __init__(self, zoo: Path, source: Source, aside: bool):
+    Raises:
+        ChangedError: what an interrupted import has left is damaged.
+    """
+
+    def __init__(self, zoo: Path, source: Source, threads: Executor | None, most_writing: int):
         self.zoo, self.rows = zoo, 0
         fields = {name for family in source.families for name in FAMILIES[family].FIELDS}
         self.columns = {
@@ -72,146 +85,178 @@ class Groups:
         self.schema = _schema(self.columns, source)
         self.archs: dict[str, dict[str, Any]] = {}
         self.plan: list[dict[str, Any]] = []
-        self.fragments: dict[str, bytes] = {}
-        self._written = {json.loads(path.read_bytes())["group"]: path for path in sorted(zoo.glob(JOURNAL.format("*")))}
-        wheres = [json.loads(path.read_bytes())["wheres"] for path in self._written.values()]
-        self.done = {where for group in wheres for where in group}  # nets whose tensors are not needed any more
+        self.tables: dict[str, pa.Table] = {}  # fragment -> its rows
+        self.hashes: dict[str, str] = {}  # fragment -> SHA-256
+        self._written = dict(_fragments(zoo))
+        self.done = {where for table, _ in self._written.values() for where in table["source.where"].to_pylist()}
         self._numbers: dict[tuple[str, str | None], int] = {}  # of nets, by run and net
         self._lineages: dict[str, int] = {}
         self._seen: set[tuple[int, int]] = set()
-        self._pools: dict[str, list[Member]] = {}
-        self._nets: dict[str, set[int]] = {}  # of a pool
-        self._bytes: dict[str, int] = {}
+        self._pools: dict[tuple[str, bool], Pool] = {}  # by architecture, and whether its lots are stacks
         self._sizes: dict[str, int] = {}  # of a net
-        self._thread = ThreadPoolExecutor(1) if aside else None
-        self._writing: Future[None] | None = None
+        self._threads, self._most_writing = threads, most_writing
+        self._writing: deque[Future[None]] = deque()
 
-    def __enter__(self) -> Groups:
-        return self
+    def add(self, arch_name: str, found: Foreign, tensors: Mapping[str, Tensor], status: str) -> bool:
+        """Takes a net into the pool of its architecture; whether its run and step are new."""
+        number = self._number(found.run, found.net, found.step)
+        if number is not None:
+            self._put_into_pool(arch_name, Lot(found, [number], tensors, [status]), POOL_BYTES)
+        return number is not None
 
-    def __exit__(self, *_: object) -> None:
-        if self._thread:
-            self._thread.shutdown(cancel_futures=True)
-
-    def add(self, name: str, found: Foreign, tensors: Mapping[str, Tensor], row: int | None, status: str) -> bool:
-        """Takes a net into the pool of its architecture `name`; whether its run and step are new."""
-        number = self._numbers.setdefault((found.run, found.net), len(self._numbers))
-        if (number, found.step) in self._seen:
-            return False
-        self._seen.add((number, found.step))
-        self._lineages.setdefault(found.run, number)
-        if name not in self.archs:
-            self.archs[name], self._sizes[name] = dict(found.arch), _size(found.arch)
-        if len(self._nets.get(name, ())) >= GROUP_NETS and number not in self._nets[name]:
-            self._flush(name)
-        self._pools.setdefault(name, []).append(Member(number, found, tensors, row, status))
-        self._nets.setdefault(name, set()).add(number)
-        self.rows += 1
-        self._bytes[name] = self._bytes.get(name, 0) + self._sizes[name]
-        if sum(self._bytes.values()) > (POOL_BYTES if row is None else STACKED_BYTES):
-            self._flush(max(sorted(self._bytes), key=lambda name: self._bytes[name]))
-        return True
+    def add_stack(
+        self, arch_name: str, stack: Stack, tensors: Mapping[str, Tensor], statuses: Sequence[str]
+    ) -> list[int]:
+        """Takes a stack into the pool of its architecture; its rows whose run and step were there already."""
+        numbers = [self._number(run, None, step) for run, step in zip(stack.run, stack.step, strict=True)]
+        again = [row for row, number in enumerate(numbers) if number is None]
+        if again:
+            new = [row for row, number in enumerate(numbers) if number is not None]
+            own, statuses = rows_of(tensors, new), [statuses[row] for row in new]
+            stack, tensors = stack.rows(new, lambda: own), own
+        if len(again) < len(numbers):
+            lot = Lot(stack, [number for number in numbers if number is not None], tensors, statuses)
+            self._put_into_pool(arch_name, lot, STACKED_BYTES)
+        return again
 
     def end(self) -> None:
-        """Writes what is left, and waits until all is on the disk."""
-        for name in sorted(self._pools):
-            self._flush(name)
-        self._wait()
+        """Writes what is left, and waits until all is on the disk.
+
+        Raises:
+            ChangedError: the disk holds more than what came.
+        """
+        for key in sorted(self._pools):
+            self._flush(key)
+        while self._writing:
+            self._writing.popleft().result()
         if self._written:
             raise ChangedError
 
-    def _flush(self, arch: str) -> None:
-        """Writes a pool as one group: a shard and a fragment for each step."""
-        members = self._pools.pop(arch)
-        del self._nets[arch], self._bytes[arch]
-        name = f"{arch}-{sum(entry['group'].rpartition('-')[0] == arch for entry in self.plan)}"
-        group = Group(name, self.archs[arch], members)
-        self.plan.append({"group": name, "nets": sorted({one.number for one in members}), "steps": group.steps})
-        self._wait()
-        if self._thread:
-            self._writing = self._thread.submit(self._put, group)
-        else:
-            self._put(group)
+    def _number(self, run: str, net: str | None, step: int) -> int | None:
+        """The number of a net; None if this step of it was there already."""
+        number = self._numbers.setdefault((run, net), len(self._numbers))
+        if (number, step) in self._seen:
+            return None
+        self._seen.add((number, step))
+        self._lineages.setdefault(run, number)
+        return number
 
-    def _wait(self) -> None:
-        if self._writing:
-            self._writing.result()
-            self._writing = None
+    def _put_into_pool(self, arch_name: str, lot: Lot, most_bytes: int) -> None:
+        if arch_name not in self.archs:
+            self.archs[arch_name], self._sizes[arch_name] = dict(lot.found.arch), _size(lot.found.arch)
+        key = (arch_name, isinstance(lot.found, Stack))
+        if key in self._pools and len(self._pools[key].nets.union(lot.numbers)) > GROUP_NETS:
+            self._flush(key)
+        pool = self._pools.setdefault(key, Pool(arch_name))
+        pool.lots.append(lot)
+        pool.nets.update(lot.numbers)
+        pool.bytes += len(lot.numbers) * self._sizes[arch_name]
+        self.rows += len(lot.numbers)
+        if sum(pool.bytes for pool in self._pools.values()) > most_bytes:
+            self._flush(max(sorted(self._pools), key=lambda key: self._pools[key].bytes))
+
+    def _flush(self, key: tuple[str, bool]) -> None:
+        """Writes a pool as one group."""
+        pool = self._pools.pop(key)
+        count = sum(entry["group"].rpartition("-")[0] == pool.arch for entry in self.plan)
+        group = Group(f"{pool.arch}-{count}", pool.arch, self.archs[pool.arch], pool.lots)
+        self.plan.append({"group": group.name, "nets": sorted(pool.nets)})
+        if self._threads is None:
+            self._put(group)
+            return
+        while len(self._writing) >= self._most_writing:  # each keeps its weights in memory
+            self._writing.popleft().result()
+        self._writing.append(self._threads.submit(self._put, group))
 
     def _put(self, group: Group) -> None:
-        journal = self._written.pop(group.name, None)
-        paths = [layout.fragment_path(self.zoo, group.name, step) for step in group.steps]
-        if journal:
-            if json.loads(journal.read_bytes())["wheres"] != group.wheres:
+        path = layout.fragment_path(self.zoo, group.name, None)
+        there = self._written.pop(path.name, None)
+        if there:
+            self.tables[path.name], self.hashes[path.name] = there
+            if there[0]["source.where"].to_pylist() != _wheres(group.lots):
                 raise ChangedError
-            self.fragments |= {path.name: path.read_bytes() for path in paths}
             return
-        if any(member.tensors is NOTHING for member in group.members):
+        if any(lot.tensors is NOTHING for lot in group.lots):
             raise ChangedError
-        disk.make_folder(self.zoo / "shards" / group.name)
-        for step, path in zip(group.steps, paths, strict=True):
-            members = sorted(
-                (member for member in group.members if member.found.step == step), key=lambda member: member.number
-            )
-            stacked = _stacked(members)
-            shard = shards.pack(stacked, {"arch": group.arch, "group": group.name, "step": step})
-            about = {"shard": disk.sha256(shard), "tensors": shards.tensor_hashes(stacked)}
-            self.fragments[path.name] = manifest.pack(self._table(group, members, shards.net_hashes(stacked)), about)
-            disk.write_atomically(layout.shard_path(self.zoo, group.name, step), shard)
-            disk.write_atomically(path, self.fragments[path.name])
-        about = {"group": group.name, "wheres": group.wheres}
-        disk.write_atomically(self.zoo / JOURNAL.format(group.name), json.dumps(about).encode())
+        stacked = _stacked(group.lots)
+        shard = shards.parts(stacked, {"arch": group.arch, "group": group.name})
+        about = {"header": disk.sha256(bytes(shard[0])), "tensors": shards.tensor_sums(stacked)}
+        table = self._table(group, shards.net_hashes(stacked))
+        fragment = manifest.pack(table, about)
+        disk.write_atomically(layout.shard_path(self.zoo, group.name, None), *shard)
+        disk.write_atomically(path, fragment)
+        self.tables[path.name], self.hashes[path.name] = table, disk.sha256(fragment)
 
-    def _table(self, group: Group, members: Sequence[Member], hashes: Sequence[str]) -> pa.Table:
-        """The rows of the manifest, a column at a time."""
-        count, found = len(members), [member.found for member in members]
-        columns: dict[str, Sequence[Any]] = {
-            "net": [member.number for member in members],
-            "lineage": [self._lineages[one.run] for one in found],
-            "arch": [group.name.rpartition("-")[0]] * count,
-            "group": [group.name] * count,
-            "row": range(count),
-            "family": [group.arch["family"]] * count,
-            "status": [member.status for member in members],
+    def _table(self, group: Group, hashes: Sequence[str]) -> pa.Table:
+        """The rows of the manifest."""
+        count, found = len(hashes), _columns(group.lots)
+        fields, arch = FAMILIES[group.arch["family"]].FIELDS, group.arch
+        of_all = {"arch": group.arch_name, "group": group.name, "family": arch["family"]}
+        of_all |= {name: field.shown(arch[name]) for name, field in fields.items() if name in arch}
+        columns: dict[str, Any] = {
+            **found,
+            "net": group.numbers,
+            "lineage": [self._lineages[run] for run in found["run"]],
+            "row": np.arange(count),
+            "status": [status for lot in group.lots for status in lot.statuses],
             "sha256": hashes,
-            "source.where": [one.where for one in found],
         }
-        for name in ("step", "epoch", "snapshot_fraction", "image_set", "activation", "dropout"):
-            columns[name] = [getattr(one, name) for one in found]
-        fields = FAMILIES[group.arch["family"]].FIELDS
-        for name in self.columns["architecture"][1:]:
-            columns[name] = [fields[name].shown(group.arch[name]) if name in fields else None] * count
-        for name in self.schema.names:
-            if name.startswith("source.") and name not in columns:
-                own = name.removeprefix("source.")
-                columns[name] = [_text(one.metadata.get(own)) for one in found]
-            elif name not in columns:
-                columns[name] = [one.values.get(name, one.metrics.get(name)) for one in found]
-        arrays = [pa.array(columns[field.name], field.type) for field in self.schema]
+        arrays = []
+        for own in self.schema:
+            values = columns.get(own.name)
+            if own.name in of_all:
+                arrays.append(pa.repeat(pa.scalar(of_all[own.name], own.type), count))
+            elif values is None:
+                arrays.append(pa.nulls(count, own.type))
+            else:
+                arrays.append(values.cast(own.type) if isinstance(values, pa.Array) else pa.array(values, own.type))
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
 
-def _stacked(members: Sequence[Member]) -> dict[str, Tensor]:
-    """The tensors of nets of one architecture, [nets, *shape]."""
-    runs = [list(run) for _, run in itertools.groupby(members, key=lambda member: id(member.tensors))]
-    first = runs[0][0].tensors
-    if len(runs) == len(members):
-        return {name: torch.stack([_own(member, name) for member in members]) for name in first}
-    rows = [torch.tensor([member.row or 0 for member in run]) for run in runs]
-    return {
-        name: torch.cat(
-            [
-                run[0].tensors[name][inside] if run[0].row is not None else run[0].tensors[name][None]
-                for run, inside in zip(runs, rows, strict=True)
-            ]
-        )
-        for name in first
-    }
+def rows_of(tensors: Mapping[str, Tensor], rows: Sequence[int]) -> Mapping[str, Tensor]:
+    """Those of some nets of a stack; nothing of nothing."""
+    return {name: tensor[torch.tensor(rows)] for name, tensor in tensors.items()} if tensors else NOTHING
 
 
-def _own(member: Member, name: str) -> Tensor:
-    tensor = member.tensors[name]
-    return tensor if member.row is None else tensor[member.row]
+def _fragments(zoo: Path) -> Iterator[tuple[str, tuple[pa.Table, str]]]:
+    """The groups that are on the disk."""
+    for path in sorted((zoo / "manifest").glob("[!.]*.parquet")):
+        data = path.read_bytes()
+        try:
+            yield path.name, (manifest.read(data, path)[0], disk.sha256(data))
+        except ValueError as error:
+            raise ChangedError from error
+
+
+def _wheres(lots: Sequence[Lot]) -> list[str]:
+    return [
+        where for lot in lots for where in ([lot.found.where] if isinstance(lot.found, Foreign) else lot.found.where)
+    ]
+
+
+def _columns(lots: Sequence[Lot]) -> Columns:
+    """What the source says of nets, by the manifest's names."""
+    stacks = [lot.found for lot in lots if isinstance(lot.found, Stack)]
+    found = [lot.found for lot in lots if isinstance(lot.found, Foreign)]
+    own: dict[str, Any] = {"source.where": _wheres(lots)}
+    if stacks:
+        own |= {name: [value for stack in stacks for value in getattr(stack, name)] for name in ("run", "step")}
+        return own | {name: pa.concat_arrays([stack.columns[name] for stack in stacks]) for name in stacks[0].columns}
+    for name in ("run", "step", "epoch", "snapshot_fraction", "image_set", "activation", "dropout"):
+        own[name] = [getattr(one, name) for one in found]
+    for name in {name: None for one in found for name in (*one.values, *one.metrics)}:
+        own.setdefault(name, [one.values.get(name, one.metrics.get(name)) for one in found])
+    for name in {name: None for one in found for name in one.metadata}:
+        own.setdefault(f"source.{name}", [_text(one.metadata.get(name)) for one in found])
+    return own
+
+
+def _stacked(lots: Sequence[Lot]) -> Mapping[str, Tensor]:
+    """The tensors of lots of one architecture, [nets, *shape]."""
+    first = lots[0].tensors
+    if isinstance(lots[0].found, Foreign):
+        return {name: torch.stack([lot.tensors[name] for lot in lots]) for name in first}
+    return first if len(lots) == 1 else {name: torch.cat([lot.tensors[name] for lot in lots]) for name in first}
 
 
 def _size(arch: Mapping[str, Any]) -> int:

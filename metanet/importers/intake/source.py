@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 from torch import Tensor
 
 from metanet.commandline import RefusedError
@@ -33,10 +34,30 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Stack:
-    """Nets of one architecture whose tensors lie stacked in the source: many times as fast as one by one."""
+    """Nets of one architecture whose tensors lie stacked in the source, a column for what a `Foreign` has a value of.
 
-    nets: Sequence[Foreign]  # without tensors
+    Many times as fast as one by one.
+    """
+
+    where: Sequence[str]
+    run: Sequence[str]
+    step: Sequence[int]
+    arch: Mapping[str, Any]
     tensors: Callable[[], Mapping[str, Tensor]]  # [nets, *shape]; called if they are needed
+    columns: Mapping[str, pa.Array]  # by the manifest's names: activation, dropout, ..., metrics, source.NAME
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def rows(self, rows: Sequence[int], tensors: Callable[[], Mapping[str, Tensor]]) -> Stack:
+        """Some of the nets, with their own tensors."""
+        columns = {name: column.take(pa.array(rows, pa.int64())) for name, column in self.columns.items()}
+        where, run, step = (
+            [self.where[row] for row in rows],
+            [self.run[row] for row in rows],
+            [self.step[row] for row in rows],
+        )
+        return Stack(where, run, step, self.arch, tensors, columns)
 
 
 @dataclass(frozen=True)

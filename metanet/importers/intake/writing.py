@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from metanet import formats, importers, machine
 from metanet.commandline import RefusedError
 from metanet.importers.intake import accuracy, fitting
 from metanet.importers.intake.folder import Folder
-from metanet.importers.intake.groups import JOURNAL, NOTHING, ChangedError, Groups
+from metanet.importers.intake.groups import NOTHING, ChangedError, Groups, rows_of
 from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.source import Foreign, LeftOut, Source, Stack
 from metanet.progress import progress
@@ -42,11 +44,11 @@ def import_zoo(
 ) -> Zoo:
     """The zoo in the folder `out`, made of the foreign files at `path`; other options are those of the format.
 
-    Equal sources give equal bytes, whatever the number of `workers` that parse checkpoints (as many as cores if left
-    out; one does everything in turn) and however often the import was interrupted. What is left out stands in
-    left_out.json, with a count and a reason. Nets with weights that are not finite are left out, make the import fail
-    ("refuse"), or are kept with status "diverged". With verify="accuracy" some nets are tried on their image sets; see
-    `metanet.importers.intake.accuracy`.
+    Equal sources give equal bytes, whatever the number of `workers`, processes that parse checkpoints and threads that
+    write (as many as cores if left out; one does everything in turn), and however often the import was interrupted.
+    What is left out stands in left_out.json, with a count and a reason. Nets with weights that are not finite are left
+    out, make the import fail ("refuse"), or are kept with status "diverged". With verify="accuracy" some nets are tried
+    on their image sets; see `metanet.importers.intake.accuracy`.
 
     Raises:
         ValueError: an unknown format or option, damaged files, or nothing that can be imported.
@@ -77,12 +79,13 @@ def import_zoo(
                 disk.write_atomically(unfinished / BEGUN, begun)
             for temporary in [*unfinished.rglob(f".*{disk.TEMPORARY}")]:
                 os.unlink(temporary)
-            try:
-                _fill(unfinished, out.name, reader, folder, parser, told, workers)
-            except ChangedError:  # a file has been exchanged for one of its size and time
-                _clear(unfinished)
-                disk.write_atomically(unfinished / BEGUN, begun)
-                _fill(unfinished, out.name, reader, Folder(path), parser, told, workers)
+            with ThreadPoolExecutor(workers) if workers > 1 else contextlib.nullcontext() as threads:
+                try:
+                    _fill(unfinished, out.name, reader, folder, parser, told, threads)
+                except ChangedError:  # a file has been exchanged for one of its size and time
+                    _clear(unfinished)
+                    disk.write_atomically(unfinished / BEGUN, begun)
+                    _fill(unfinished, out.name, reader, Folder(path), parser, told, threads)
             if verify:
                 zoo = open_zoo(unfinished)
                 record = {**zoo.record, "verified": {verify: accuracy.check(zoo)}}
@@ -90,8 +93,8 @@ def import_zoo(
             os.replace(unfinished, out)
             disk.sync_folder(out.parent)
         except BaseException:
-            if not any(unfinished.glob(JOURNAL.format("*"))):  # nothing to go on from
-                shutil.rmtree(unfinished, ignore_errors=True)
+            if not (unfinished / BEGUN).is_file() or not any((unfinished / "manifest").glob("*.parquet")):
+                shutil.rmtree(unfinished, ignore_errors=True)  # nothing to go on from
             raise
     return open_zoo(out)
 
@@ -105,7 +108,13 @@ def summary(left_out: list[LeftOut]) -> dict[str, int]:
 
 
 def _fill(
-    zoo: Path, name: str, reader: Any, folder: Folder, parser: Parser, told: Mapping[str, Any], workers: int
+    zoo: Path,
+    name: str,
+    reader: Any,
+    folder: Folder,
+    parser: Parser,
+    told: Mapping[str, Any],
+    threads: ThreadPoolExecutor | None,
 ) -> None:
     """Makes the unfinished zoo whole, going on from the groups that are there."""
     options = dict(told["options"])
@@ -113,14 +122,13 @@ def _fill(
     source: Source = reader.read(folder, parser, **options)
     for part in ("shards", "manifest"):
         disk.make_folder(zoo / part)
-    with Groups(zoo, source, aside=workers > 1) as groups:
-        left_out: list[LeftOut] = []
-        with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
-            for found in source.nets:
-                count = len(found.nets) if isinstance(found, Stack) else 1
-                left_out += _take(found, groups, non_finite)
-                advance(count)
-        groups.end()
+    groups = Groups(zoo, source, threads, parser.workers)
+    left_out: list[LeftOut] = []
+    with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
+        for found in source.nets:
+            left_out += _take(found, groups, non_finite)
+            advance(len(found) if isinstance(found, Stack) else 1)
+    groups.end()
     _check_anything(groups, left_out, folder)
     here = [dataclasses.replace(one, detail=one.detail.replace(f"{folder.root}/", "")) for one in left_out]
     _finish(zoo, name, {**told, "sha256": folder.sha256(parser.sha256)}, groups, here)
@@ -149,56 +157,51 @@ def _take(found: Foreign | Stack | LeftOut, groups: Groups, non_finite: str) -> 
     if isinstance(found, LeftOut):
         yield found
         return
-    is_stack = isinstance(found, Stack)
-    members = found.nets if isinstance(found, Stack) else [found]
+    wheres = found.where if isinstance(found, Stack) else [found.where]
     tensors: Mapping[str, Tensor] = NOTHING
-    if any(member.where not in groups.done for member in members):
+    if not groups.done.issuperset(wheres):
         try:
             tensors = found.tensors() if callable(found.tensors) else found.tensors
         except (ValueError, OSError) as error:
-            yield from (LeftOut.of(member.where, error) for member in members)
+            yield from (LeftOut.of(where, error) for where in wheres)
             return
-    for arch, alike in itertools.groupby(enumerate(members), key=lambda member: member[1].arch):
-        yield from _take_alike(list(alike), arch, tensors, is_stack, groups, non_finite)
-
-
-def _take_alike(
-    members: list[tuple[int, Foreign]],
-    arch: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    stacked: bool,
-    groups: Groups,
-    non_finite: str,
-) -> Iterator[LeftOut]:
-    """Puts nets of one architecture into its group; each comes with its row of the tensors, if they are stacked."""
-    where = members[0][1].where
     try:
-        fitted = NOTHING if tensors is NOTHING else fitting.fit(tensors, arch, where, stacked)
-        name = fitting.name(arch)
+        if tensors is not NOTHING:
+            tensors = fitting.fit(tensors, found.arch, wheres[0], isinstance(found, Stack))
+        arch_name = fitting.name(found.arch)
     except ValueError as error:
-        for _, one in members:
-            detail = str(error).replace(where, one.where, 1)
-            yield LeftOut(one.where, "does not fit its architecture", detail, isinstance(error, RefusedError))
+        for where in wheres:
+            detail = str(error).replace(wheres[0], where, 1)
+            yield LeftOut(where, "does not fit its architecture", detail, isinstance(error, RefusedError))
         return
-    bad = _not_finite(fitted, stacked) if fitted else {}
-    for row, one in members:
-        if row in bad and non_finite == "refuse":
-            raise ValueError(
-                f"{one.where}: {bad[row]} is not finite. With non_finite=leave_out such nets are left out, with "
-                f"non_finite=keep they come with status diverged."
-            )
-        if row in bad and non_finite == "leave_out":
-            yield LeftOut(one.where, "weights that are not finite", f"{one.where}: {bad[row]} is not finite")
-        elif problem := _problem(one):
-            yield problem
-        elif not groups.add(name, one, fitted, row if stacked else None, "diverged" if row in bad else "ok"):
-            yield LeftOut(one.where, "a run's step that is there already", f"{one.where}: step {one.step}")
+    bad = _not_finite(tensors, isinstance(found, Stack)) if tensors else {}
+    if bad and non_finite == "refuse":
+        raise ValueError(
+            f"{wheres[min(bad)]}: {bad[min(bad)]} is not finite. With non_finite=leave_out such nets are left out, "
+            f"with non_finite=keep they come with status diverged."
+        )
+    left_out = dict(_problems(found))
+    for row, tensor in bad.items() if non_finite == "leave_out" else ():
+        left_out[row] = LeftOut(wheres[row], "weights that are not finite", f"{wheres[row]}: {tensor} is not finite")
+    kept = [row for row in range(len(wheres)) if row not in left_out]
+    statuses = ["diverged" if row in bad else "ok" for row in kept]
+    if isinstance(found, Stack):
+        own = rows_of(tensors, kept) if left_out else tensors
+        stack = found.rows(kept, lambda: own) if left_out else found
+        again = [kept[row] for row in groups.add_stack(arch_name, stack, own, statuses)]
+    else:
+        again = [row for row in kept if not groups.add(arch_name, found, tensors, statuses[row])]
+    for row in again:
+        step = found.step[row] if isinstance(found, Stack) else found.step
+        left_out[row] = LeftOut(wheres[row], "a run's step that is there already", f"{wheres[row]}: step {step}")
+    yield from (left_out[row] for row in sorted(left_out))
 
 
 def _not_finite(tensors: Mapping[str, Tensor], stacked: bool) -> dict[int, str]:
     """Row -> the name of a tensor that is not finite there."""
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    if not stacked and torch.cat([tensor.view(-1) for tensor in floating.values()]).isfinite().all():
+    whole = floating.values() if stacked else [torch.cat([tensor.reshape(-1) for tensor in floating.values()])]
+    if all(math.isfinite(tensor.sum()) for tensor in whole):  # no value that is not finite can be lost in a sum
         return {}
     bad: dict[int, str] = {}
     for name, tensor in floating.items():
@@ -207,18 +210,23 @@ def _not_finite(tensors: Mapping[str, Tensor], stacked: bool) -> dict[int, str]:
     return bad
 
 
-def _problem(found: Foreign) -> LeftOut | None:
-    """Why a net whose weights are right is left out all the same."""
-    if found.activation not in nets.ACTIVATIONS and not nets.brings_activation(found.arch):
-        return LeftOut(found.where, "unknown activation", f"{found.where}: found {found.activation!r}")
-    large = [value for value in (found.step, *found.values.values()) if type(value) is int and abs(value) >> 63]
-    return LeftOut(found.where, "a number beyond 64 bits", f"{found.where}: found {large[0]}") if large else None
+def _problems(found: Foreign | Stack) -> Iterator[tuple[int, LeftOut]]:
+    """Row -> why a net is left out whatever its weights are."""
+    if isinstance(found, Foreign):
+        rows = [(found.where, found.activation, (found.step, *found.values.values()))]
+    else:
+        rows = zip(found.where, found.columns["activation"].to_pylist(), zip(found.step, strict=True), strict=True)
+    for row, (where, activation, values) in enumerate(rows):
+        if activation not in nets.ACTIVATIONS and not nets.brings_activation(found.arch):
+            yield row, LeftOut(where, "unknown activation", f"{where}: found {activation!r}")
+        elif large := [value for value in values if type(value) is int and abs(value) >> 63]:
+            yield row, LeftOut(where, "a number beyond 64 bits", f"{where}: found {large[0]}")
 
 
 def _finish(zoo: Path, name: str, source: Mapping[str, Any], groups: Groups, left_out: list[LeftOut]) -> None:
     """Writes what makes a zoo of the shards, and removes what an interrupted import goes on from."""
     record = {
-        "schema": layout.SCHEMA,
+        "schema": layout.IMPORTED,
         "spec": {
             "name": name,
             "num_classes": max(arch["num_classes"] for arch in groups.archs.values()),
@@ -235,8 +243,7 @@ def _finish(zoo: Path, name: str, source: Mapping[str, Any], groups: Groups, lef
     told = [{"where": one.where, "reason": one.reason, "detail": one.detail} for one in left_out]
     report = {"count": len(left_out), "reasons": summary(left_out), "left_out": told}
     disk.write_atomically(zoo / REPORT, json.dumps(report, indent=1).encode())
-    disk.write_atomically(zoo / layout.MANIFEST, manifest.merge(groups.fragments))
+    disk.write_atomically(zoo / layout.MANIFEST, manifest.merged(groups.tables, groups.hashes))
     disk.write_atomically(zoo / layout.RECORD, layout.pack(record))
-    for path in [*sorted(zoo.glob(JOURNAL.format("*"))), zoo / BEGUN]:
-        os.unlink(path)
+    os.unlink(zoo / BEGUN)
     disk.sync_folder(zoo)
