@@ -10,7 +10,12 @@ from collections.abc import Callable
 
 import torch
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 _WAIT = 5_000_000  # cycles of a GPU, about 3 ms: in that time a host launches hundreds of kernels
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -34,10 +39,16 @@ def tune_allocator() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch's CPU allocator or CUDA's found too little memory."""
+    """Whether Python, torch's CPU allocator or CUDA's found too little memory, maybe before this error: one that is met
+    while a CUDA graph is recorded is followed by another, of the recording.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    if not isinstance(error, RuntimeError):
+        return False
+    if any(words in str(error) for words in _OUT_OF_MEMORY):
+        return True
+    return error.__context__ is not None and is_out_of_memory(error.__context__)
 
 
 def memory_kills() -> int:

@@ -96,7 +96,8 @@ def _bits(keys: Int64[Tensor, " nets"], count: int) -> Tensor:
     Source of the hash: Wellons (2018), "Prospecting for hash functions", lowbias32.
     """
     low, high = _halves(keys)
-    bits = _counters(count, keys.device) + low
+    counters = _counters(count) if keys.device.type == "cpu" else _count(count, keys.device)
+    bits = counters + low
     shifted = torch.empty_like(bits)
     for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)), (16, None)):
         torch.bitwise_right_shift(bits, shift, out=shifted)
@@ -115,7 +116,12 @@ def _halves(keys: Int64[Tensor, " nets"]) -> tuple[Tensor, Tensor]:
     return low.to(torch.int32)[:, None], (keys >> 32).to(torch.int32)[:, None]
 
 
-@functools.lru_cache(maxsize=64)
-def _counters(count: int, device: torch.device) -> Tensor:
+def _count(count: int, device: torch.device) -> Tensor:
     """int32 [1, count]: multiples of an odd constant, so that neighbours differ in their high bits too."""
     return (torch.arange(count, device=device) * (_GOLDEN >> 32)).to(torch.int32)[None]
+
+
+@functools.lru_cache(maxsize=64)
+def _counters(count: int) -> Tensor:
+    """Kept on a CPU alone: a GPU's streams and graphs would share memory that nothing keeps in order."""
+    return _count(count, torch.device("cpu"))

@@ -37,6 +37,7 @@ from metanet.zoo.estimate import estimate
 from metanet.zoo.fit import Training
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import load_spec
+from metanet.zoo.way import Way
 
 PLAIN = ("plain", "fused")
 
@@ -77,7 +78,7 @@ def main(options: Options) -> Found:
         groups = plan.plan(spec.nets(), plan.STACK[options.device.split(":")[0]])
         chosen = sample(groups, options.samples)
         jobs += [("spec", group.name, lambda group=group: of_spec(group, options)) for group in chosen]
-        jobs += [("whole", spec.name, lambda: {"seconds": estimate(spec, groups, options.device, 1).seconds})]
+        jobs += [("whole", spec.name, lambda: {"seconds": estimate(spec, groups, options.device, 1, Way()).seconds})]
     for section, name, job in jobs:
         if time.monotonic() - begun > options.budget:
             found["left_out"].append(f"{section} {name}")
@@ -182,7 +183,7 @@ def rate(step: Callable[[], object], nets: int, options: Options) -> float:
 
 def trained(group: Group, device: str, dtype: torch.dtype, **way: Any) -> Training:
     images = random_images(tuple(group.arch["image_shape"])).to(device)
-    return Training(group, {"random": images}, 0, torch.device(device), dtype, **way)
+    return Training(group, {"random": images}, 0, torch.device(device), dtype, Way(**way))
 
 
 def sample(groups: Sequence[Group], count: int) -> list[Group]:

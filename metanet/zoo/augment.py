@@ -93,7 +93,7 @@ def recolour(
     sixths = sixths + 6 * _per_sample(hue, images)[:, 0]
     scaled = chroma * _per_sample(saturation, images)[:, 0]
     chroma = torch.where(value > 0, scaled.minimum(value), torch.zeros_like(value))  # saturation is at most 1
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device, dtype=images.dtype).view(3, 1, 1)
+    offsets = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype).view(3, 1, 1)  # 5, 3, 1
     phase = (offsets + sixths[:, None]).remainder(6)
     return value[:, None] - chroma[:, None] * phase.minimum(4 - phase).clamp(0, 1)
 

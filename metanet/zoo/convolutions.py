@@ -165,6 +165,7 @@ class Fastest:
     def __init__(self, ways: Mapping[str, Convolve]):
         self.ways = ways
         self.chosen: dict[Case, str] = {}
+        self._told = 0
 
     def __call__(self, x: Pixels, weight: Weights, bias: Bias, options: Options) -> Convolved:
         backward = "no" if not torch.is_grad_enabled() else "of all" if x.requires_grad else "of weights"
@@ -192,8 +193,16 @@ class Fastest:
 
         try:
             return machine.busy_seconds(run, x.device)
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not machine.is_out_of_memory(error):
+                raise
             return float("inf")
+
+    def news(self) -> dict[str, str]:
+        """What has been chosen since this was last asked, for people."""
+        new = list(self.chosen.items())[self._told :]
+        self._told = len(self.chosen)
+        return {str(case): name for case, name in new}
 
 
 def why_not(name: str, device: torch.device) -> str | None:
@@ -224,4 +233,5 @@ def check(name: str, device: torch.device) -> None:
 
 
 WAYS: dict[str, Convolve] = {"grouped": grouped, "planar": planar, "unfolded": unfolded, "triton": gathered}
-VARIANTS: dict[str, Convolve] = {**WAYS, "fastest": Fastest(WAYS)}
+FASTEST = Fastest(WAYS)
+VARIANTS: dict[str, Convolve] = {**WAYS, "fastest": FASTEST}

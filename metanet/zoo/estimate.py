@@ -25,6 +25,7 @@ from metanet.zoo.fit import Training
 from metanet.zoo.images import Images
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
+from metanet.zoo.way import Way
 
 SAMPLES = 12  # groups, shared out between the families, at least 3 each
 SECONDS = 0.3  # of training each
@@ -54,19 +55,20 @@ class Measured:
     evaluation: float  # seconds, of EVAL_BATCH images of either part, or of all pixels
 
 
-def estimate(spec: Spec, groups: Sequence[Group], device: str, processes: int | None = None) -> Estimate:
-    """What the groups will take. Trains a sample of them: takes about half a minute."""
+def estimate(spec: Spec, groups: Sequence[Group], device: str, processes: int | None, way: Way) -> Estimate:
+    """What the groups will take, on a GPU one after the other. Trains a sample of them: takes about half a minute."""
     sample = _sample(groups)
+    of = sample, spec.seed, device, way
     if device == "cpu":
         count = processes or machine.num_cores()
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(count, context, _begin, (context.Barrier(count),)) as pool:
-            found = [task.result() for task in [pool.submit(_measure, sample, spec.seed, device) for _ in range(count)]]
+            found = [task.result() for task in [pool.submit(_measure, *of) for _ in range(count)]]
     else:
-        count, found = 1, [_measure(sample, spec.seed, device)]
+        count, found = 1, [_measure(*of)]
     measured = {
-        group.name: Measured(*(float(np.mean(values)) for values in zip(*of, strict=True)))
-        for group, *of in zip(sample, *([(m.step, m.evaluation) for m in each] for each, _ in found), strict=True)
+        group.name: Measured(*(float(np.mean(values)) for values in zip(*each, strict=True)))
+        for group, *each in zip(sample, *([(m.step, m.evaluation) for m in one] for one, _ in found), strict=True)
     }
     seconds = [_seconds(group, [other for other in sample if _alike(other, group)], measured) for group in groups]
     pixels = sum(images.SETS[name].num_train + images.SETS[name].num_test for name in spec.images)
@@ -129,20 +131,21 @@ def _begin(barrier: Barrier) -> None:
     _barrier = barrier
 
 
-def _measure(sample: Sequence[Group], seed: int, device: str) -> tuple[list[Measured], int]:
+def _measure(sample: Sequence[Group], seed: int, device: str, way: Way) -> tuple[list[Measured], int]:
     """Each group in turn, at a time when all the other processes measure too; and the most memory that one took."""
     if device == "cpu":
         _barrier.wait()
-    return [_of(group, seed, device) for group in sample], machine.peak_bytes(device)
+    with way.on(device):
+        return [_of(group, seed, device, way) for group in sample], machine.peak_bytes(device)
 
 
-def _of(group: Group, seed: int, device: str) -> Measured:
+def _of(group: Group, seed: int, device: str, way: Way) -> Measured:
     count = max(EVAL_BATCH, group.batch_size)
     steps = group.steps_per_epoch if families.task(group.arch) == "image_fitting" else 1
     few = {"train_images": count, "valid_images": 0, "eval_images": EVAL_BATCH, "steps_per_epoch": steps}
     small = [replace(net, **few) for net in group.nets]
     nets = replace(group, nets=tuple(small))
-    training = Training(nets, _random_images(nets, count, device), seed, torch.device(device), torch.float32)
+    training = Training(nets, _random_images(nets, count, device), seed, torch.device(device), torch.float32, way)
     step = machine.seconds_per_call(training.step, device, SECONDS)
     evaluation = machine.seconds_per_call(training.snapshot, device, 0)
     return Measured(step, evaluation)

@@ -84,7 +84,8 @@ class Feed:
         check_images(group, images)
         self.group, self.seed, self.dtype, self.device = group, seed, dtype, device
         self.nets = torch.tensor([net.net for net in group.nets], device=device)
-        self._augmented = [row for row, net in enumerate(group.nets) if net.hyperparameters["augmentation"]]
+        augmented = [row for row, net in enumerate(group.nets) if net.hyperparameters["augmentation"]]
+        self._augmented = torch.tensor(augmented, dtype=torch.int64, device=device)
         by_set: dict[str, list[int]] = {}
         for row, net in enumerate(group.nets):
             by_set.setdefault(net.image_set, []).append(row)
@@ -101,7 +102,7 @@ class Feed:
         """The images and labels of training step `step`, which counts from 0."""
         pixels, labels = self._gather("train", self._order.batch(step))
         images = self._floats(pixels)
-        if self._augmented:
+        if len(self._augmented):
             keys = seeding.keys(self.seed, self.nets, "augmentation", step)
             rows = self._augmented if len(self._augmented) < len(images) else slice(None)
             images[rows] = augment(images[rows].contiguous(), keys[rows])

@@ -8,10 +8,8 @@ bit-identical.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
@@ -28,6 +26,7 @@ from metanet.zoo.pixel_feed import PixelFeed
 from metanet.zoo.plan import Group
 from metanet.zoo.replay import Replay
 from metanet.zoo.stack import Stack
+from metanet.zoo.way import Way
 
 FEEDS = {"classification": Feed, "image_fitting": PixelFeed}  # by task
 
@@ -53,8 +52,9 @@ def fit(
     resume: Mapping[str, Tensor] | None,
     on_snapshot: Callable[[Snapshot], None],
     dtype: torch.dtype = torch.float32,
-) -> None:
-    """Trains `group` from its start, or from the `resume_state` of one of its snapshots.
+    way: Way = Way(),  # noqa: B008 (frozen)
+) -> Iterator[None]:
+    """Trains `group` from its start, or from the `resume_state` of one of its snapshots, a step for every iteration.
 
     Args:
         images: every image set of the group, in the architecture's image shape, on `device`.
@@ -64,21 +64,19 @@ def fit(
     Raises:
         ValueError: images that do not fit the group, or a layer that cannot be stacked.
     """
-    training = Training(group, images, seed, torch.device(device), dtype)
+    training = Training(group, images, seed, torch.device(device), dtype, way)
     if resume is not None:
         training.load(resume)
     for step in group.snapshot_steps:
         if resume is None or step > int(resume["done"]):
-            training.advance(step)
+            yield from training.advance(step)
             on_snapshot(training.snapshot())
 
 
 class Training:
     """A group in training. All weights lie in one tensor [nets, params], which the layers see through views.
 
-    Args:
-        convolution: how convolutions are run, a name of convolutions.VARIANTS.
-        graphs: on a GPU, whether forward and backward are recorded as a CUDA graph at the first step.
+    What torch keeps of a way for the whole process (`Way.on`) is the caller's.
     """
 
     def __init__(
@@ -88,8 +86,7 @@ class Training:
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
-        convolution: str = "grouped",
-        graphs: bool = False,
+        way: Way = Way(),  # noqa: B008 (frozen)
     ):
         self.group, self.seed = group, seed
         self.done = 0  # steps
@@ -104,7 +101,7 @@ class Training:
             return torch.tensor(values, dtype=dtype, device=device)
 
         module = nets.build(group.arch)
-        self.stack = Stack(module, self._names("activation"), each("dropout"), convolution)
+        self.stack = Stack(module, self._names("activation"), each("dropout"), way.convolution)
         fresh = initialise(group.arch, self._names("initialisation"), self._keys("initialisation", 0), self._std())
         self.state_names = list(fresh)
         names = [name for name, _ in module.named_parameters()]
@@ -126,9 +123,7 @@ class Training:
         self._rate_of: tuple[int, Tensor] | None = None
         clip = each("gradient_clip")
         self.largest_norm = torch.where(clip > 0, clip, torch.inf) if clip.any() else None
-        # a reference to itself would keep what it holds until Python looks for cycles
-        differentiate = partial(Training._differentiate, weakref.proxy(self))
-        self._pass = Replay(differentiate, self.buffers.values()) if graphs else differentiate
+        self._replay = Replay(self.buffers.values()) if way.graphs else None
 
     def _names(self, hyperparameter: str) -> list[str]:
         return [str(net.hyperparameters[hyperparameter]) for net in self.group.nets]
@@ -139,8 +134,8 @@ class Training:
     def _keys(self, purpose: str, step: int) -> Tensor:
         return seeding.keys(self.seed, self.feed.nets, purpose, step)
 
-    def advance(self, step: int) -> None:
-        """Trains until `step` steps are done; at the start of an epoch it is decided which nets go on."""
+    def advance(self, step: int) -> Iterator[None]:
+        """Trains until `step` steps are done, one for every iteration; an epoch begins with which nets go on."""
         while self.done < step:
             if self.stopping is not None and self.done % self.group.steps_per_epoch == 0:
                 self.stopping.measure(self.feed.validate(self._run), self.done)
@@ -149,6 +144,7 @@ class Training:
                 self.done = step
             else:
                 self.step()
+                yield
 
     def _trained(self) -> Bool[Tensor, " nets"]:
         """Which nets a step changes."""
@@ -164,7 +160,10 @@ class Training:
         inputs, wanted = self.feed.train(self.done)
         before = {name: value.clone() for name, value in self.buffers.items()}
         keys = self.feed.nets if self.stack.dropout is None else self._keys("dropout", self.done)
-        losses = self._pass(inputs, wanted, keys)
+        if self._replay is None:
+            losses = self._differentiate(inputs, wanted, keys)
+        else:
+            losses = self._replay(self._differentiate, inputs, wanted, keys)
         if self.largest_norm is not None:
             self.gradients *= _shrink(self.gradients, self.largest_norm)[:, None]
         rate = self._rate(self.done // self.group.steps_per_epoch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import safetensors
 import torch
 
 import metanet
-from metanet.zoo import manifest, plan
+from metanet.zoo import disk, manifest, plan
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
 
@@ -65,7 +66,7 @@ def is_complete(zoo: Path, record: Mapping[str, Any]) -> bool:
     )
 
 
-def pack_record(spec: Spec, groups: list[Group], device: str) -> bytes:
+def pack_record(spec: Spec, groups: list[Group], device: str, tf32: bool = False) -> bytes:
     """The zoo.json of a new zoo. Nothing in it depends on the clock, the host or the path."""
     return pack(
         {
@@ -73,6 +74,7 @@ def pack_record(spec: Spec, groups: list[Group], device: str) -> bytes:
             "spec": spec.to_dict(),
             "spec_sha256": spec.hash(),
             "device": device.split(":")[0],  # the kind: results of another are equal to rounding only
+            **({"tf32": True} if tf32 else {}),
             "versions": versions(),
             "columns": manifest.columns(spec),
             "archs": {group.arch_name: dict(group.arch) for group in groups},
@@ -96,6 +98,11 @@ def versions() -> dict[str, str]:
         "pyarrow": pyarrow.__version__,
         "safetensors": safetensors.__version__,
     }
+
+
+def log(zoo: Path, event: str, **facts: object) -> None:
+    """Times and host facts, for people; nothing reads them back."""
+    disk.append_line(zoo / LOG, json.dumps({"time": round(time.time(), 3), "event": event, **facts}))
 
 
 def read_record(zoo: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import time
@@ -15,17 +14,25 @@ from metanet.zoo import disk, executors, layout, manifest, plan, sizes
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
 from metanet.zoo.store import Zoo, open_zoo
+from metanet.zoo.way import Way, choose
 from metanet.zoo.work import Work
 
 
 def make_zoo(
-    spec: Spec, out: str | Path, device: str = "cpu", processes: int | None = None, executor: str = "local"
+    spec: Spec,
+    out: str | Path,
+    device: str = "cpu",
+    processes: int | None = None,
+    executor: str = "local",
+    way: Way | None = None,
 ) -> Zoo:
     """The finished zoo of `spec` in the folder `out`; goes on from what is there already.
 
     Args:
-        processes: workers on the CPU (None = one per core); they do not change the result.
+        processes: groups at once: workers on a CPU (None = one per core), streams on a GPU (None = as many as fill it).
+            They do not change the result, on a GPU but for rounding.
         executor: where groups are trained, one of `metanet.zoo.executors`; it does not change the result either.
+        way: how a GPU computes; None = as `metanet.zoo.way.choose` has it.
 
     Raises:
         ValueError: a device or executor that is not there, or `out` holds another zoo.
@@ -36,8 +43,9 @@ def make_zoo(
         OSError: disk full, no permission, or a single net that needs more memory than there is.
     """
     out = Path(out)
-    check_options(device, processes, executor)
-    recorded = _recorded(spec, out, device)
+    way = way or choose(device)
+    check_options(device, processes, executor, way)
+    recorded = _recorded(spec, out, device, way)
     if recorded and layout.is_complete(out, layout.read_record(out)):
         disk.sync_folder(out)  # a kill may have come after the manifest's rename
         print(f"{out}: finished already", file=sys.stderr)
@@ -46,29 +54,29 @@ def make_zoo(
     Work(spec, out, "cpu").images()  # a missing set is an error before anything is written
     disk.make_folder(out)
     with disk.one_writer(out):
-        groups = _recorded(spec, out, device)
+        groups = _recorded(spec, out, device, way)
         if groups is None:
             groups = planned
-            disk.write_atomically(out / layout.RECORD, layout.pack_record(spec, groups, device))
+            disk.write_atomically(out / layout.RECORD, layout.pack_record(spec, groups, device, way.tf32))
         _tell_changed_versions(out)
         disk.make_folder(out / "manifest")
         disk.sync_folders(out)
         _remove_leftovers(out)
-        _train(Work(spec, out, device), groups, processes, executors.find(executor))
+        _train(Work(spec, out, device, way), groups, processes, executors.find(executor))
         _remove_leftovers(out)
         paths = [layout.fragment_path(out, *snapshot) for snapshot in layout.snapshots(layout.read_record(out))]
         disk.write_atomically(out / layout.MANIFEST, manifest.merge({path.name: path.read_bytes() for path in paths}))
     return open_zoo(out)
 
 
-def check_options(device: str, processes: int | None, executor: str) -> None:
-    """ValueError for a device, a number of workers or an executor that cannot be had here."""
+def check_options(device: str, processes: int | None, executor: str, way: Way) -> None:
+    """ValueError for a device, a number of workers, an executor or a way that cannot be had here."""
     execute = executors.find(executor)
     if processes is not None and processes < 1:
         raise ValueError(f"processes={processes}: expected at least 1")
     if device.split(":")[0] not in plan.STACK:
         raise ValueError(f"device={device}: expected {' or '.join(plan.STACK)}")
-    execute.check(device)
+    execute.check(device, way)
 
 
 def _train(work: Work, groups: list[Group], processes: int | None, execute: ModuleType) -> None:
@@ -79,7 +87,7 @@ def _train(work: Work, groups: list[Group], processes: int | None, execute: Modu
     nets = sum(len(group) for group in pending)
     done = dict.fromkeys(costs, 0.0)
     shown, begun = 0, time.monotonic()
-    _log(work.zoo, "start", nets=nets, host=platform.node(), machine=machine.describe(work.device))
+    layout.log(work.zoo, "start", nets=nets, host=platform.node(), machine=machine.describe(work.device))
     with progress(f"training {work.zoo.name}", nets) as advance:
 
         def report(group: Group, fraction: float) -> None:
@@ -92,7 +100,7 @@ def _train(work: Work, groups: list[Group], processes: int | None, execute: Modu
                 advance(count - shown)
                 shown = count
             if fraction == 1:
-                _log(work.zoo, "group", group=group.name, nets=len(group))
+                layout.log(work.zoo, "group", group=group.name, nets=len(group))
 
         def split(group: Group) -> list[Group]:
             parts = _split(work, group)
@@ -103,7 +111,7 @@ def _train(work: Work, groups: list[Group], processes: int | None, execute: Modu
 
         if pending:
             execute.run(work, pending, processes, report, split)
-    _log(work.zoo, "finish", seconds=round(time.monotonic() - begun, 1))
+    layout.log(work.zoo, "finish", seconds=round(time.monotonic() - begun, 1))
 
 
 def _split(work: Work, group: Group) -> list[Group]:
@@ -126,11 +134,11 @@ def _split(work: Work, group: Group) -> list[Group]:
     disk.write_atomically(work.zoo / layout.RECORD, layout.replan(record, replaced))
     names = ", ".join(part.name for part in parts[-2:])
     print(f"{work.zoo}: group {group.name} ({len(group)} nets) needs too much memory; split: {names}", file=sys.stderr)
-    _log(work.zoo, "split", group=group.name, parts=[part.name for part in parts])
+    layout.log(work.zoo, "split", group=group.name, parts=[part.name for part in parts])
     return parts
 
 
-def _recorded(spec: Spec, out: Path, device: str) -> list[Group] | None:
+def _recorded(spec: Spec, out: Path, device: str, way: Way) -> list[Group] | None:
     """The recorded groups of the zoo that `out` holds; None if there is no zoo yet."""
     if not (out / layout.RECORD).exists():
         if out.exists() and not out.is_dir():
@@ -155,6 +163,9 @@ def _recorded(spec: Spec, out: Path, device: str) -> list[Group] | None:
         raise ValueError(
             f"{out}: was begun with device={record['device']}, found device={device}. Go on with the former."
         )
+    if record.get("tf32", False) != way.tf32:
+        begun, found = ("true", "false") if not way.tf32 else ("false", "true")
+        raise ValueError(f"{out}: was begun with tf32={begun}, found tf32={found}. Go on with the former.")
     return plan.from_json(record["plan"], spec.nets())
 
 
@@ -182,8 +193,3 @@ def _remove_leftovers(out: Path) -> None:
     for path in (out / "shards").glob("*/*.safetensors"):
         if path not in kept:
             disk.remove(path)
-
-
-def _log(out: Path, event: str, **facts: object) -> None:
-    """Times and host facts, for people; nothing reads them back."""
-    disk.append_line(out / layout.LOG, json.dumps({"time": round(time.time(), 3), "event": event, **facts}))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
-from metanet.zoo.convolutions import VARIANTS
+from metanet.zoo import convolutions
 from metanet.zoo.nets import ACTIVATIONS, OWN
 from metanet.zoo.stack_memory import FUSED, Memory, activated
 from metanet.zoo.stack_rules import FRESH_GRADIENT, FUNCTION_RULES, LAYER_RULES, SAME_MEMORY, Call, Tensors
@@ -29,7 +29,8 @@ class Stack:
         convolution: how convolutions are run, a name of convolutions.VARIANTS.
 
     Raises:
-        ValueError: the module has a layer for which there is no rule; the message names it.
+        ValueError: the module has a layer for which there is no rule, which the message names; or a way to convolve
+            that is not there.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Stack:
         convolution: str = "grouped",
     ):
         self.nets = len(activations)
-        self.convolve = VARIANTS[convolution]
+        convolutions.check(convolution, dropout.device)
+        self.convolve = convolutions.VARIANTS[convolution]
         self.dropout = dropout if dropout.any() else None
         self.activations = [(name, len(list(run))) for name, run in groupby(activations)]
         nodes = list(_Tracer().trace(module).nodes)

@@ -8,8 +8,9 @@ with one group, the second finds what the first has written, and it must be the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 
 from metanet import machine
-from metanet.zoo import disk, images, layout, manifest, shards
+from metanet.zoo import convolutions, disk, images, layout, manifest, shards
 from metanet.zoo.fit import Snapshot, fit
 from metanet.zoo.images import Images
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
+from metanet.zoo.way import Way
 
 
 class TooLarge(Exception):  # noqa: N818 (the name says what the executor meets)
@@ -35,6 +37,7 @@ class Work:
     spec: Spec
     zoo: Path
     device: str
+    way: Way = field(default_factory=Way)
 
     def images(self) -> dict[str, Images]:
         """The image sets of the spec, on the device."""
@@ -55,12 +58,22 @@ class Work:
         """Trains what the disk does not hold yet; `report` is told the fraction of the group that is done, up to 1.
 
         Raises:
+            As `steps`.
+        """
+        with self.way.on(self.device):
+            for _ in self.steps(group, loaded, report):
+                pass
+
+    def steps(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> Iterator[None]:
+        """The same, a step for every iteration; `way.on(device)` is the caller's.
+
+        Raises:
             TooLarge: there is too little memory.
             ValueError: a damaged resume file, or a snapshot that is there with other bytes.
             OSError: disk full, no permission, ...
         """
         try:
-            self._train(group, loaded, report)
+            yield from self._steps(group, loaded, report)
             return
         except (MemoryError, RuntimeError) as error:
             if not machine.is_out_of_memory(error):
@@ -69,7 +82,7 @@ class Work:
             torch.cuda.empty_cache()
         raise TooLarge(group.name)  # out here, where the error no longer holds what the training held
 
-    def _train(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> None:
+    def _steps(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> Iterator[None]:
         missing = self._missing(group)
         if missing:
             last = group.snapshot_steps[-1]
@@ -80,7 +93,10 @@ class Work:
                     report(snapshot.step / last)
 
             disk.make_folder(self.zoo / "shards" / group.name)
-            fit(group, loaded, self.spec.seed, self.device, self._resume_state(group, before=missing[0]), keep)
+            resume = self._resume_state(group, before=missing[0])
+            yield from fit(group, loaded, self.spec.seed, self.device, resume, keep, way=self.way)
+            if chosen := convolutions.FASTEST.news():
+                layout.log(self.zoo, "convolutions", host=platform.node(), chosen=chosen)
         self._remove_resume_files(group)
         report(1.0)
 

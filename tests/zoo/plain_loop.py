@@ -76,7 +76,8 @@ def group(changes: Sequence[dict[str, Any]], arch: dict[str, Any] = CNN, first: 
 
 def snapshots(of: Group, images: dict[str, Images], dtype=torch.float64, resume=None) -> list[Snapshot]:
     taken: list[Snapshot] = []
-    fit(of, images, SEED, "cpu", resume, taken.append, dtype)
+    for _ in fit(of, images, SEED, "cpu", resume, taken.append, dtype):
+        pass
     return taken
 
 

@@ -17,6 +17,7 @@ from metanet.zoo.executors import local, ray
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
 from metanet.zoo.store import Zoo
+from metanet.zoo.way import Way
 from metanet.zoo.work import TooLarge, Work
 from tests.zoo.making import command_line, tree, worker_processes
 
@@ -42,10 +43,64 @@ def test_a_dead_worker_is_one_clear_error(tmp_path, tiny_spec):
         local.run(Work(spec, out, "cpu"), plan.plan(spec.nets()), 2, kill_a_worker, lambda group: [])
 
 
+class Device:
+    """Stands for a GPU in this process: what is trained there is on record, and it has memory for so many at once."""
+
+    def __init__(self, most: int = 99):
+        self.most, self.training = most, list[str]()
+        self.together = set[frozenset[str]]()
+
+    def steps(self, work: Work, group: plan.Group, images, report):
+        self.training.append(group.name)
+        try:
+            for _ in self.real(work, group, images, report):
+                self.together.add(frozenset(self.training))
+                if len(self.training) > self.most:
+                    raise TooLarge(group.name)
+                yield
+        finally:
+            self.training.remove(group.name)
+
+    real = staticmethod(Work.steps)
+
+
+def trained_in_turns(spec, out: Path, at_once: int, device: Device, monkeypatch) -> Zoo:
+    def run(work, groups, processes, report, split):
+        local._take_turns(work, groups, at_once, report, split)
+
+    with monkeypatch.context() as patched, local._one_thread():
+        patched.setattr(Work, "steps", lambda *of: device.steps(*of))
+        patched.setattr(local, "run", run)
+        return make_zoo(spec, out)
+
+
+def test_groups_that_take_turns_are_what_they_are_alone(tmp_path, tiny_spec, tiny_zoo, monkeypatch):
+    device = Device()
+    zoo = trained_in_turns(check_spec(tiny_spec, "here"), tmp_path / "zoo", 3, device, monkeypatch)
+    assert tree(zoo.path) == tree(tiny_zoo.path)
+    assert max(map(len, device.together)) == 3
+
+
+def test_a_group_without_room_beside_others_waits_and_none_is_split(tmp_path, tiny_spec, tiny_zoo, monkeypatch):
+    device = Device(most=2)
+    zoo = trained_in_turns(check_spec(tiny_spec, "here"), tmp_path / "zoo", 5, device, monkeypatch)
+    assert tree(zoo.path) == tree(tiny_zoo.path)
+
+
+def test_groups_that_fill_a_gpu_are_trained_alone(tmp_path, tiny_spec, monkeypatch):
+    spec = check_spec(tiny_spec, "here")
+    groups = plan.plan(spec.nets())
+    monkeypatch.setattr(local, "IMAGES", max(len(group) * group.batch_size for group in groups) - 1)
+    device = Device()
+    trained_in_turns(spec, tmp_path / "zoo", 5, device, monkeypatch)
+    filling = [group.name for group in groups if len(group) * group.batch_size > local.IMAGES]
+    assert all(len(names) == 1 for names in device.together if names & set(filling))
+
+
 def test_ray_is_asked_for_only_when_it_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"executor=ray needs Ray, .*pip install 'ray>=2.40'"):
-        executors.find("ray").check("cpu")
+        executors.find("ray").check("cpu", Way())
 
 
 class DiedError(Exception):
@@ -141,9 +196,9 @@ def test_what_a_task_meets_reaches_the_caller(on):
 def test_a_machine_with_other_versions_or_without_the_folder_is_refused(on, monkeypatch, tmp_path):
     versions = layout.versions()
     with pytest.raises(FileNotFoundError, match=r"not there on .*needs a folder that all machines share"):
-        ray._train("group", str(tmp_path / "nothing"), "cpu", str(tmp_path), versions)
+        ray._train("group", str(tmp_path / "nothing"), "cpu", str(tmp_path), versions, Way())
     with pytest.raises(ValueError, match=r"'torch': '0\.1'.* others give other bits\. Install the same on all"):
-        ray._train("group", str(tmp_path / "nothing"), "cpu", str(tmp_path), versions | {"torch": "0.1"})
+        ray._train("group", str(tmp_path / "nothing"), "cpu", str(tmp_path), versions | {"torch": "0.1"}, Way())
 
 
 def ray_tasks() -> list[int]:

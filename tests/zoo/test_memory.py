@@ -20,13 +20,13 @@ from tests.zoo.making import in_child, tree, worker_processes
 def without_memory(monkeypatch, most: int, error: Exception) -> None:
     """Training runs out of memory after the first snapshot of every group of more than `most` nets."""
 
-    def fit(group, images, seed, device, resume, on_snapshot):
+    def fit(group, images, seed, device, resume, on_snapshot, way):
         def keep(snapshot):
             on_snapshot(snapshot)
             if len(group) > most:
                 raise error
 
-        real(group, images, seed, device, resume, keep)
+        yield from real(group, images, seed, device, resume, keep, way=way)
 
     real = work.fit
     monkeypatch.setattr(work, "fit", fit)
@@ -68,6 +68,20 @@ def test_every_kind_of_lacking_memory_is_known():
     for other in (RuntimeError("CUDA error: an illegal memory access was encountered"), ValueError("out of memory")):
         assert not machine.is_out_of_memory(other)
     assert machine.memory_kills() >= 0
+
+
+def test_memory_that_lacked_while_a_graph_was_recorded_is_known_by_what_came_before():
+    def recorded(first: Exception) -> RuntimeError:
+        try:
+            try:
+                raise first
+            finally:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        except RuntimeError as error:
+            return error
+
+    assert machine.is_out_of_memory(recorded(torch.OutOfMemoryError("CUDA out of memory")))
+    assert not machine.is_out_of_memory(recorded(RuntimeError("a bug")))
 
 
 def test_another_runtime_error_is_no_lack_of_memory(tmp_path, tiny_spec, monkeypatch):

@@ -6,6 +6,7 @@ import torch
 from metanet.zoo.fit import Training
 from metanet.zoo.images import load
 from metanet.zoo.replay import Replay
+from metanet.zoo.way import Way
 from tests.zoo.plain_loop import SEED, group
 
 MIXED = [{"dropout": 0.3}, {"activation": "tanh", "optimizer": "sgd"}, {"augmentation": True, "label_noise": 0.2}]
@@ -13,19 +14,19 @@ MIXED = [{"dropout": 0.3}, {"activation": "tanh", "optimizer": "sgd"}, {"augment
 
 def trained(device: str, graphs: bool) -> dict[str, torch.Tensor]:
     digits = {"digits": load("digits", shape=(1, 8, 8)).to(device)}
-    training = Training(group(MIXED), digits, SEED, torch.device(device), torch.float64, graphs=graphs)
+    training = Training(group(MIXED), digits, SEED, torch.device(device), torch.float64, Way(graphs=graphs))
     for _ in range(5):
         training.step()
     return training.snapshot().state_dict
 
 
-def by_calling_again(self, inputs):
-    result = self.run(*inputs)
-    return lambda: result.copy_(self.run(*inputs)), result
+def by_calling_again(run, inputs):
+    result = run(*inputs)
+    return lambda: result.copy_(run(*inputs)), result
 
 
 def test_a_step_reads_only_what_it_is_given_and_recording_leaves_no_trace(monkeypatch):
-    monkeypatch.setattr(Replay, "_record", by_calling_again)
+    monkeypatch.setattr(Replay, "_record", staticmethod(by_calling_again))
     expected = trained("cpu", graphs=False)
     for name, value in trained("cpu", graphs=True).items():
         assert torch.equal(value, expected[name]), name
@@ -33,8 +34,8 @@ def test_a_step_reads_only_what_it_is_given_and_recording_leaves_no_trace(monkey
 
 def test_a_recording_that_leaves_a_trace_would_be_found(monkeypatch):
     """The twin: running statistics would move once more."""
-    monkeypatch.setattr(Replay, "_record", by_calling_again)
-    monkeypatch.setattr(Replay, "__init__", lambda self, run, state: vars(self).update(run=run, state=[], inputs=None))
+    monkeypatch.setattr(Replay, "_record", staticmethod(by_calling_again))
+    monkeypatch.setattr(Replay, "__init__", lambda self, state: vars(self).update(state=[], inputs=None))
     expected, found = trained("cpu", graphs=False), trained("cpu", graphs=True)
     assert any(not torch.equal(found[name], value) for name, value in expected.items())
 

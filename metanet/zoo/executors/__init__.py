@@ -2,7 +2,7 @@
 
 The contract:
 
-- `check(device)` raises ValueError if this executor cannot be used here; nothing has been written by then.
+- `check(device, way)` raises ValueError if this executor cannot be used here; nothing has been written by then.
 - `run(work, groups, processes, report, split)` trains the groups. They are independent, come largest first, and may be
   trained in any order, anywhere, and more than once: what is acknowledged is not trained again, and a snapshot that two
   workers write is the same. `processes` is the most groups at once, None for as many as there are places.

@@ -1,4 +1,4 @@
-"""This machine: a GPU in this process; the CPU in single-threaded processes, one per core."""
+"""This machine: a GPU in this process, groups in turns; the CPU in single-threaded processes, one per core."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import torch
 
 from metanet import machine
+from metanet.zoo import convolutions
 from metanet.zoo.executors import Report, Split
-from metanet.zoo.plan import Group
+from metanet.zoo.images import Images
+from metanet.zoo.plan import STACK, Group
+from metanet.zoo.way import Way
 from metanet.zoo.work import TooLarge, Work
 
+IMAGES = STACK["cuda"] * 64  # a GPU that trains on so many at once is taken to be full: a full group, in usual batches
+AT_ONCE = 16  # groups on one GPU
 
-def check(device: str) -> None:
+
+def check(device: str, way: Way) -> None:
     machine.check_device(device)
+    convolutions.check(way.convolution, torch.device(device))
 
 
 def run(work: Work, groups: list[Group], processes: int | None, report: Report, split: Split) -> None:
@@ -31,18 +39,16 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
     Raises:
         ValueError, OSError: what a worker met, with the group's name; ChildProcessError if a worker died.
     """
-    count = min(len(groups), processes or machine.num_cores())
-    pending = deque(groups)
-    if work.device != "cpu" or count == 1:
-        with _one_thread() if work.device == "cpu" else contextlib.nullcontext():
-            images = work.images()
-            while pending:
-                group = pending.popleft()
-                try:
-                    work.train(group, images, lambda fraction, group=group: report(group, fraction))
-                except TooLarge:
-                    pending.extend(split(group))
+    if work.device != "cpu":
+        with work.way.on(work.device):
+            _take_turns(work, groups, processes or AT_ONCE, report, split)
         return
+    count = min(len(groups), processes or machine.num_cores())
+    if count == 1:
+        with _one_thread():
+            _take_turns(work, groups, 1, report, split)
+        return
+    pending = deque(groups)
     kills = machine.memory_kills()
     with _workers(work) as start:
         workers = dict(start() for _ in range(count))
@@ -68,6 +74,61 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
                         del workers[connection]
                         connection, workers[connection] = start()
                     idle.append(connection)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A group that is being trained in this process."""
+
+    group: Group
+    steps: Iterator[None]
+    stream: torch.cuda.Stream | None  # where its kernels run, beside those of other groups
+
+
+def _take_turns(work: Work, groups: list[Group], most: int, report: Report, split: Split) -> None:
+    """Trains in this process, step by step, at most so many groups at once, and of those no more than fill the device.
+
+    A group that does not fit in memory beside others waits until there are fewer; one that does not fit alone is split.
+    """
+    images = _loaded(work)
+    streams = [torch.cuda.Stream() if work.device != "cpu" else None for _ in range(most)]
+    pending, running = deque(groups), list[_Turn]()
+    while pending or running:
+        while pending and len(running) < most and _has_room(running, pending[0]):
+            group, stream = pending.popleft(), streams.pop()
+            steps = work.steps(group, images, lambda fraction, group=group: report(group, fraction))
+            running.append(_Turn(group, steps, stream))
+        for turn in list(running):
+            try:
+                with torch.cuda.stream(turn.stream):  # nothing for None
+                    next(turn.steps)
+                continue
+            except StopIteration:
+                pass
+            except TooLarge:
+                if len(running) > 1:
+                    most = len(running) - 1
+                    pending.appendleft(turn.group)
+                else:
+                    pending.extend(split(turn.group))
+            except (ValueError, OSError) as error:
+                error.add_note(f"in group {turn.group.name}")
+                raise
+            running.remove(turn)
+            streams.append(turn.stream)
+
+
+def _loaded(work: Work) -> dict[str, Images]:
+    images = work.images()
+    if work.device != "cpu":
+        torch.cuda.synchronize()  # the streams of groups read what this one has written
+    return images
+
+
+def _has_room(running: list[_Turn], group: Group) -> bool:
+    """Whether the device is not full without this group."""
+    together = [*(turn.group for turn in running), group]
+    return not running or sum(len(each) * each.batch_size for each in together) <= IMAGES
 
 
 @contextlib.contextmanager

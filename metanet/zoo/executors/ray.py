@@ -21,16 +21,17 @@ import torch
 from metanet import machine
 from metanet.zoo import disk, images, layout, plan
 from metanet.zoo.executors import Report, Split
-from metanet.zoo.executors.local import check as check_device
+from metanet.zoo.executors.local import check as check_here
 from metanet.zoo.images import Images
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import check_spec
+from metanet.zoo.way import Way
 from metanet.zoo.work import TooLarge, Work
 
 ATTEMPTS = 20  # at a group whose workers die; spot machines come and go
 
 
-def check(device: str) -> None:
+def check(device: str, way: Way) -> None:
     """The driver itself needs no GPU: the machines of the cluster do, and say so."""
     _ray()
 
@@ -54,7 +55,7 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
         # Ray's own retries of a task that needs too much memory have no end, so it gets none
         task = ray.remote(**resources, max_retries=0)(_train)
         data = str(images.root_folder().resolve())
-        common = (str(work.zoo.resolve()), device, data, layout.versions())
+        common = (str(work.zoo.resolve()), device, data, layout.versions(), work.way)
         pending, deaths = deque(groups), Counter[str]()
         running: dict[Any, Group] = {}
         while pending or running:
@@ -114,7 +115,7 @@ def _get(ray: ModuleType, task: Any, group: Group) -> None:
         raise RuntimeError(f"group {group.name}: {error}") from error
 
 
-def _train(group: str, zoo: str, device: str, data: str, versions: dict[str, str]) -> None:
+def _train(group: str, zoo: str, device: str, data: str, versions: dict[str, str], way: Way) -> None:
     """On a machine of the cluster: the same as `Work.train`."""
     here = platform.node()
     if layout.versions() != versions:
@@ -127,15 +128,15 @@ def _train(group: str, zoo: str, device: str, data: str, versions: dict[str, str
     os.environ["METANET_DATA"] = data
     record = layout.read_record(Path(zoo))
     entry = next(entry for entry in record["plan"] if entry["group"] == group)
-    work, nets, loaded = _prepared(zoo, record["spec_sha256"], device)
+    work, nets, loaded = _prepared(zoo, record["spec_sha256"], device, way)
     work.train(plan.from_json([entry], nets)[0], loaded, lambda fraction: None)
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(zoo: str, spec_sha256: str, device: str) -> tuple[Work, list[Any], dict[str, Images]]:
+def _prepared(zoo: str, spec_sha256: str, device: str, way: Way) -> tuple[Work, list[Any], dict[str, Images]]:
     """What a worker keeps from task to task; `spec_sha256` tells a zoo from another that took its path."""
-    check_device(device)
+    check_here(device, way)
     machine.tune_allocator()
     torch.set_num_threads(1)
-    work = Work(check_spec(layout.read_record(Path(zoo))["spec"], zoo), Path(zoo), device)
+    work = Work(check_spec(layout.read_record(Path(zoo))["spec"], zoo), Path(zoo), device, way)
     return work, work.spec.nets(), work.images()
