@@ -48,7 +48,7 @@ INITIALISATIONS = {
 METRICS = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
 NEEDED = ("modeldir", "step", "config.activation", *METRICS)
 TFDS_NAMES = {"svhn_cropped": "svhn"}  # TFDS name -> ours
-BLOCK_BYTES = 16 << 20  # of weights that are read together
+BLOCK_BYTES = 8 << 20  # of weights that are read together
 SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn": 32}
 Layers = list[dict[str, tuple[int, tuple[int, ...]]]]
 

@@ -41,6 +41,7 @@ class Folder:
         self.path = path
         self.root = (path if path.is_dir() else path.parent).resolve()
         self._read: dict[str, Path] = {}
+        self._hashes: dict[Path, str] = {}  # of files that were read whole
 
     def file(self, name: str) -> Path:
         """The file called `name` below the root, with "/" between folders; it counts as read.
@@ -96,7 +97,9 @@ class Folder:
         """
         whole = hashlib.sha256()
         for name in sorted(self._read):
-            whole.update(f"{known.get(self._read[name]) or _sha256(self._read[name])}  {name}\n".encode())
+            path = self._read[name]
+            own = self._hashes.get(path) or known.get(path) or _sha256(path)
+            whole.update(f"{own}  {name}\n".encode())
         return whole.hexdigest()
 
     def text(self, name: str) -> str:
@@ -172,7 +175,9 @@ class Folder:
             raise ValueError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {MOST_TEXT_BYTES:,}")
         if path.stat().st_size % 8:
             raise ValueError(f"{path}: found {path.stat().st_size:,} bytes, expected a multiple of 8: truncated")
-        return np.fromfile(path, "<f8")
+        data = path.read_bytes()
+        self._hashes[path] = hashlib.sha256(data).hexdigest()
+        return np.frombuffer(data, "<f8", len(data) // 8)
 
     def array(self, name: str) -> np.ndarray:
         """A .npy file of numbers, mapped into memory: read where it is used, and never written.

@@ -24,7 +24,7 @@ from metanet.zoo import disk, layout, manifest, shards
 from metanet.zoo.families import FAMILIES
 
 GROUP_NETS = 4096  # at most
-POOL_BYTES, STACKED_BYTES = 8 << 20, 16 << 20  # that wait for their group to fill; single nets take more beside them
+POOL_BYTES, STACKED_BYTES = 8 << 20, 6 << 20  # that wait for their group to fill; single nets take more beside them
 NOTHING: Mapping[str, Tensor] = {}  # the tensors of nets that are on the disk already
 Columns = Mapping[str, Sequence[Any] | pa.Array]
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -125,7 +126,7 @@ def _fill(
     groups = Groups(zoo, source, threads, parser.workers)
     left_out: list[LeftOut] = []
     with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
-        for found in source.nets:
+        for found in _read_ahead(source.nets, groups.done, threads, parser.workers):
             left_out += _take(found, groups, non_finite)
             advance(len(found) if isinstance(found, Stack) else 1)
     groups.end()
@@ -150,6 +151,22 @@ def _clear(folder: Path) -> None:
     """Removes the files that an import of something else has left."""
     for path in [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]:
         os.unlink(path)
+
+
+def _read_ahead(
+    stream: Iterator[Foreign | Stack | LeftOut], done: set[str], threads: ThreadPoolExecutor | None, count: int
+) -> Iterator[Foreign | Stack | LeftOut]:
+    """The stream; the tensors of the next `count` are being read meanwhile, where that is a function."""
+    waiting: deque[Foreign | Stack | LeftOut] = deque()
+    for found in stream:
+        if threads and not isinstance(found, LeftOut) and callable(found.tensors):
+            wheres = [found.where] if isinstance(found, Foreign) else found.where
+            if not done.issuperset(wheres):
+                found = dataclasses.replace(found, tensors=threads.submit(found.tensors).result)
+        waiting.append(found)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _take(found: Foreign | Stack | LeftOut, groups: Groups, non_finite: str) -> Iterator[LeftOut]:
