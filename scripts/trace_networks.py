@@ -91,8 +91,7 @@ def row(name: str, make: Callable[[], nn.Module], inputs: tuple[Tensor, ...], ch
         why = re.sub(r" \(/[^)]*\)|Add one to a file.*", "", str(error).splitlines()[0])  # without the place on disk
         return f"| {name} | {count:,} | {time.perf_counter() - start:.1f} | | {why} |"
     seconds = time.perf_counter() - start
-    # Some networks of transformers compute parts in float32 whatever they are given.
-    error = f"{check_symmetry(template, net, *inputs, samples=1, tolerance=1e-5):.0e}" if check else ""
+    error = f"{check_symmetry(template, net, *inputs, samples=1):.0e}" if check else ""
     return f"| {name} | {count:,} | {seconds:.1f} | {template.symmetry.log10_order:,.3f} | {error} |"
 
 

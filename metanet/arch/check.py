@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
+from metanet.arch.precision import Double
 from metanet.arch.template import Template
 
 
@@ -28,7 +29,8 @@ def check_symmetry(
     """Compares the net with `samples` permuted ones; the largest error, relative to the largest output.
 
     Biases and norm entries get random values first: a fresh net's zeros and ones would hide a wrong permutation.
-    The module itself is not changed. Cost: samples + 1 forward passes in float64.
+    The module itself is not changed. Cost: samples + 1 forward passes in float64,
+    in which the net's own casts to lower precision count for nothing.
 
     Raises:
         UnsoundSymmetry: an error above `tolerance`.
@@ -63,7 +65,7 @@ def check_symmetry(
 
 def _outputs(net: nn.Module, state: dict[str, Tensor], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Tensor]:
     copies = {name: value.clone() for name, value in state.items()}  # a net may change its buffers
-    with torch.no_grad():
+    with torch.no_grad(), Double():
         leaves = tree_leaves(functional_call(net, copies, *inputs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
