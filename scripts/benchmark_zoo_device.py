@@ -5,19 +5,22 @@
 
 1. Right: nets of every family, trained on the device in float64 in every way, against the CPU, which the tests hold
    equal to plain loops.
-2. Families: steps of one net per second, of a plain loop, of the same with a fused optimizer, and of stacks with each
-   way to convolve, with and without CUDA graphs.
-3. The spec: a sample of its groups from the cheapest to the dearest, against the plain loop; several at once on streams
-   of their own, where one does not fill the device; and what the whole spec would take.
+2. The spec: a sample of its groups from the cheapest to the dearest. Steps of one net per second of a plain loop, of
+   the same with a fused optimizer, of stacks with each way to convolve, with and without CUDA graphs; of several groups
+   at once on streams of their own; and of what make_zoo.py does, in float32 and in tf32. From these, interpolated over
+   the cost of a group, what all of the spec would take, by make_zoo.py and by the plain loop.
+3. Families: the same of a full stack of each.
+4. Shapes: the time of every convolution that was met, in every way.
 
-Every finding is in OUT/device.json as soon as it is there; OUT/device.md is written at the end.
+Every finding is in OUT/device.json as soon as it is there; OUT/device.md is written at the end. What fails is a finding
+too, and the rest goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
-import statistics
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,20 +29,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_zoo import ARCHITECTURES, group_of, plain_step, random_images
+from benchmark_zoo import ARCHITECTURES, NUM_IMAGES, group_of, plain_step, random_images
 from benchmark_zoo import Options as GroupOptions
+from benchmark_zoo_device_tables import written
 
 from metanet import commandline, machine
-from metanet.reporting.tables import Cell, Column, Table, to_markdown
 from metanet.zoo import plan, sizes
-from metanet.zoo.convolutions import VARIANTS, why_not
-from metanet.zoo.estimate import estimate
+from metanet.zoo.convolutions import FASTEST, VARIANTS, why_not
+from metanet.zoo.estimate import Measured, interpolated, measured_alone
+from metanet.zoo.executors import local
 from metanet.zoo.fit import Training
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import load_spec
-from metanet.zoo.way import Way
+from metanet.zoo.way import Way, choose
 
-PLAIN = ("plain", "fused")
+PLAIN = {"plain": False, "plain, fused": True}
 
 
 @dataclass
@@ -53,7 +57,9 @@ class Options:
     samples: int = field(default=6, metadata={"help": "groups of the spec"})
     streams: list[int] = field(default_factory=lambda: [1, 4, 16], metadata={"help": "so many groups at once"})
     seconds: float = field(default=0.5, metadata={"help": "of each measurement"})
-    tf32: bool = field(default=True, metadata={"help": "products and convolutions in tf32"})
+    tf32: bool = field(
+        default=True, metadata={"help": "products and convolutions in tf32, but where both are compared"}
+    )
     budget: float = field(default=480.0, metadata={"help": "seconds after which nothing new is begun"})
 
 
@@ -63,127 +69,171 @@ Found = dict[str, Any]
 def main(options: Options) -> Found:
     """Measures, prints, and writes."""
     begun = time.monotonic()
-    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = options.tf32
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    found: Found = {"options": asdict(options), "device": machine.describe(options.device), "left_out": []}
-    found["sgemm"], found["memcpy"] = machine.sgemm_rate(options.device, 4096), machine.memcpy_rate(options.device)
-    jobs: list[tuple[str, str, Callable[[], Found]]] = [
-        *(("right", name, lambda name=name: right(name, options)) for name in options.families),
-        *(("families", name, lambda name=name: family(name, options)) for name in options.families),
-    ]
-    if options.spec:
-        spec = load_spec(options.spec)
-        groups = plan.plan(spec.nets(), plan.STACK[options.device.split(":")[0]])
-        chosen = sample(groups, options.samples)
-        jobs += [("spec", group.name, lambda group=group: of_spec(group, options)) for group in chosen]
-        jobs += [("whole", spec.name, lambda: {"seconds": estimate(spec, groups, options.device, 1, Way()).seconds})]
-    for section, name, job in jobs:
-        if time.monotonic() - begun > options.budget:
-            found["left_out"].append(f"{section} {name}")
-            continue
-        start = time.monotonic()
-        found.setdefault(section, {})[name] = job()
-        print(f"{time.monotonic() - begun:4.0f} s  {section} {name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
-        (out / "device.json").write_text(json.dumps(found, indent=1))
+    found: Found = {
+        "options": asdict(options),
+        "device": machine.describe(options.device),
+        "left_out": [],
+        "failed": {},
+    }
+    found["command"] = f"python scripts/benchmark_zoo_device.py {' '.join(sys.argv[1:])}".strip()
+    with Way(tf32=options.tf32).on(options.device):
+        found["sgemm"] = machine.sgemm_rate(options.device, 1024 if options.device == "cpu" else 8192)
+        found["memcpy"] = machine.memcpy_rate(options.device)
+        for section, name, job in _jobs(options, found):
+            if time.monotonic() - begun > options.budget:
+                found["left_out"].append(f"{section} {name}")
+                continue
+            start = time.monotonic()
+            result = tried(f"{section} {name}", job, found)
+            if result is not None:
+                found.setdefault(section, {})[name] = result
+            print(
+                f"{time.monotonic() - begun:4.0f} s  {section} {name}: {time.monotonic() - start:.1f} s",
+                file=sys.stderr,
+            )
+            found["shapes"] = shapes()
+            (out / "device.json").write_text(json.dumps(found, indent=1))
     text = written(found)
     (out / "device.md").write_text(text)
     print(text)
     return found
 
 
-def ways(device: str) -> dict[str, Found]:
-    """The arguments of `Training` for every way to train a stack, by name."""
-    graphs = (False, True) if device.startswith("cuda") else (False,)
+def _jobs(options: Options, found: Found) -> list[tuple[str, str, Callable[[], Found]]]:
+    """Section, name and work of everything that is measured, the most important first."""
+    jobs: list[tuple[str, str, Callable[[], Found]]] = [
+        ("right", name, lambda name=name: right(name, options, found)) for name in options.families
+    ]
+    if options.spec:
+        spec = load_spec(options.spec)
+        groups = plan.plan(spec.nets(), plan.STACK[options.device.split(":")[0]])
+        chosen = sample(groups, options.samples)
+        jobs += [("spec", group.name, lambda group=group: of_spec(group, options, found)) for group in chosen]
+        jobs += [("whole", spec.name, lambda: whole(groups, chosen, found.get("spec", {})))]
+    return [*jobs, *(("families", name, lambda name=name: family(name, options, found)) for name in options.families)]
+
+
+def tried(what: str, work: Callable[[], Any], found: Found) -> Any:
+    """What `work` gives; None, and the error in `found`, if it fails: a machine with a GPU is not had every day."""
+    try:
+        return work()
+    except Exception as error:
+        found["failed"][what] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        return None
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def ways(options: Options) -> dict[str, Way]:
+    """Every way to train a stack, by name."""
+    graphs = (False, True) if options.device != "cpu" else (False,)
     return {
-        f"{convolution}{', graph' if graph else ''}": {"convolution": convolution, "graphs": graph}
+        f"{convolution}{', graph' if graph else ''}": Way(convolution, graph, options.tf32)
         for convolution in VARIANTS
-        if why_not(convolution, torch.device(device)) is None
+        if why_not(convolution, torch.device(options.device)) is None
         for graph in graphs
     }
 
 
-def right(name: str, options: Options) -> Found:
+def right(name: str, options: Options, found: Found) -> Found:
     """The largest difference of any weight after three float64 steps, relative to the largest of its tensor, by way."""
     small = GroupOptions(stack=4, batch_size=8, activations=["relu", "tanh"], device=options.device)
 
-    def state(device: str, **way: Any) -> dict[str, torch.Tensor]:
-        training = trained(group_of(name, small), device, torch.float64, **way)
+    def state(device: str, way: Way) -> dict[str, torch.Tensor]:
+        training = trained(group_of(name, small), device, way, torch.float64)
         for _ in range(3):
             training.step()
         return {key: value.detach().cpu() for key, value in (training.parameters | training.buffers).items()}
 
-    expected = state("cpu")
-    return {
-        way: max(
-            float((value - expected[key]).abs().max() / expected[key].abs().max().clamp(min=1e-9))
-            for key, value in state(options.device, **arguments).items()
+    def difference(way: Way) -> float:
+        ours = state(options.device, way)
+        return max(
+            float((ours[key] - value).abs().max() / value.abs().max().clamp(min=1e-9))
+            for key, value in expected.items()
         )
-        for way, arguments in ways(options.device).items()
+
+    expected = state("cpu", Way())
+    return {
+        label: tried(f"right {name} {label}", lambda way=way: difference(way), found)
+        for label, way in ways(options).items()
     }
 
 
-def family(name: str, options: Options) -> Found:
+def family(name: str, options: Options, found: Found) -> Found:
     """Steps of one net per second by way, and the FLOPs of a step."""
     group = group_of(name, GroupOptions(stack=options.stack, batch_size=options.batch_size, device=options.device))
-    return measured(group, options)
+    return measured(group, options, found)
 
 
-def of_spec(group: Group, options: Options) -> Found:
-    """The same of a group of the spec, on random images; and with several such groups at once."""
-    shape = tuple(group.arch["image_shape"])
-    images = len(random_images(shape).train)
-    steps = max(1, images // group.batch_size)
-    nets = [replace(net, train_images=images, image_set="random", steps_per_epoch=steps) for net in group.nets]
-    found = measured(replace(group, nets=tuple(nets)), options)
-    best = max(ways(options.device), key=lambda way: found[way] or 0.0)
-    for count in options.streams:
-        found[f"{count} at once"] = at_once(
-            replace(group, nets=tuple(nets)), count, options, ways(options.device)[best]
-        )
-    return found
+def of_spec(group: Group, options: Options, found: Found) -> Found:
+    """The same of a group of the spec, on random images; with several such groups at once, and as make_zoo.py does it:
+    with as many as fill the device.
+    """
+    group = on_random_images(group)
+    rates = measured(group, options, found)
+    rates["groups"] = max(1, min(local.AT_ONCE, local.IMAGES // (len(group) * group.batch_size)))
+    usual = {"make_zoo": choose(options.device)}
+    if options.device != "cpu":
+        usual["make_zoo, tf32"] = choose(options.device, tf32=True)
+    counts = {f"{count} at once": (count, list(usual.values())[-1 if options.tf32 else 0]) for count in options.streams}
+    counts |= {name: (rates["groups"], way) for name, way in usual.items()}
+    for name, (count, way) in counts.items():
+        work = functools.partial(at_once, group, count, options, way)
+        rates[name] = tried(f"spec {group.name} {name}", work, found)
+    way = list(usual.values())[-1]
+    with way.on(options.device):
+        rates["evaluation"] = measured_alone(group, 0, options.device, way).evaluation
+    return rates
 
 
-def measured(group: Group, options: Options) -> Found:
-    """Steps of one net per second by way, null where the memory does not suffice."""
+def on_random_images(group: Group) -> Group:
+    """The group with so many random images as there are; a step of it takes as long."""
+    steps = max(1, NUM_IMAGES // group.batch_size)
+    new: Found = {
+        "train_images": steps * group.batch_size,
+        "image_set": "random",
+        "steps_per_epoch": steps,
+        "valid_images": 0,
+    }
+    return replace(group, nets=tuple(replace(net, **new) for net in group.nets))
+
+
+def measured(group: Group, options: Options, found: Found) -> Found:
+    """Steps of one net per second by way, null for what fails."""
     images = random_images(tuple(group.arch["image_shape"])).to(options.device)
-    found: Found = {"nets": len(group), "flops": 3 * sizes.size(group).flops * group.batch_size}
-    for way in PLAIN:
-        found[way] = rate(plain_step(group.nets[0], images, options.device, way == "fused"), 1, options)
-    for way, arguments in ways(options.device).items():
-        found[way] = at_once(group, 1, options, arguments)
-    return found
+    rates: Found = {"nets": len(group), "flops": 3 * sizes.size(group).flops * group.batch_size}
+    for name, fused in PLAIN.items():
+        step = plain_step(group.nets[0], images, options.device, fused)
+        rates[name] = 1 / machine.seconds_per_call(step, options.device, options.seconds)
+    for name, way in ways(options).items():
+        work = functools.partial(at_once, group, 1, options, way)
+        rates[name] = tried(f"{group.name} {name}", work, found)
+    return rates
 
 
-def at_once(group: Group, count: int, options: Options, arguments: Found) -> float | None:
+def at_once(group: Group, count: int, options: Options, way: Way) -> float:
     """Steps of one net per second, of `count` groups that take turns, each on a stream of its own."""
-    try:
-        trainings = [trained(group, options.device, torch.float32, **arguments) for _ in range(count)]
-        on_gpu = options.device.startswith("cuda")
-        streams = [torch.cuda.stream(torch.cuda.Stream()) if on_gpu else contextlib.nullcontext() for _ in trainings]
+    on_gpu = options.device != "cpu"
+    with way.on(options.device):
+        trainings = [trained(group, options.device, way) for _ in range(count)]
+        streams = [torch.cuda.Stream() if on_gpu else None for _ in trainings]
+        if on_gpu:
+            torch.cuda.synchronize()  # the streams read what this one has written
 
         def step() -> None:
             for training, stream in zip(trainings, streams, strict=True):
-                with stream:
+                with torch.cuda.stream(stream):
                     training.step()
 
-        return rate(step, count * len(group), options)
-    except torch.OutOfMemoryError:
-        return None
-    finally:
-        if options.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        return count * len(group) / machine.seconds_per_call(step, options.device, options.seconds)
 
 
-def rate(step: Callable[[], object], nets: int, options: Options) -> float:
-    """Of steps that train so many nets."""
-    return nets / machine.seconds_per_call(step, options.device, options.seconds)
-
-
-def trained(group: Group, device: str, dtype: torch.dtype, **way: Any) -> Training:
+def trained(group: Group, device: str, way: Way, dtype: torch.dtype = torch.float32) -> Training:
     images = random_images(tuple(group.arch["image_shape"])).to(device)
-    return Training(group, {"random": images}, 0, torch.device(device), dtype, Way(**way))
+    return Training(group, {"random": images}, 0, torch.device(device), dtype, way)
 
 
 def sample(groups: Sequence[Group], count: int) -> list[Group]:
@@ -193,57 +243,36 @@ def sample(groups: Sequence[Group], count: int) -> list[Group]:
     return [ordered[place] for place in sorted(places)]
 
 
-def written(found: Found) -> str:
-    """The tables."""
-    sgemm = found["sgemm"]
-    lines = [
-        f"{found['device']}. Limits in this run: {sgemm / 1e12:,.1f} TFLOP/s in sgemm"
-        f"{' (tf32)' if found['options']['tf32'] else ''}, {found['memcpy'] / 1e9:,.0f} GB/s in memcpy.",
-        f"`python scripts/benchmark_zoo_device.py {' '.join(sys.argv[1:])}`",
+def whole(groups: Sequence[Group], chosen: Sequence[Group], rates: dict[str, Found]) -> Found:
+    """Hours that all groups of the spec take, interpolated between those that were measured. The plain loop's count no
+    evaluations.
+    """
+    chosen = [group for group in chosen if group.name in rates]
+    if not chosen:
+        raise ValueError("none of its groups could be measured")
+    hours = {}
+    for way in ("plain", *(name for name in rates[chosen[0].name] if name.startswith("make_zoo"))):
+        steps = {group.name: Measured(len(group) / rates[group.name][way], 0.0) for group in chosen}
+        evaluations = {group.name: Measured(0.0, rates[group.name]["evaluation"]) for group in chosen}
+        hours[way] = {
+            "steps": sum(interpolated(group, chosen, steps) for group in groups) / 3600,
+            "evaluations": sum(interpolated(group, chosen, evaluations) for group in groups) / 3600,
+        }
+    hours["plain"]["evaluations"] = 0.0
+    flops = sum(3 * sizes.size(group).flops * len(group) * group.steps * group.batch_size for group in groups)
+    return {"nets": sum(map(len, groups)), "flops": flops, "hours": hours}
+
+
+def shapes() -> list[Found]:
+    """Every convolution that was tried in all ways: seconds of each, null where memory did not suffice."""
+    return [
+        {
+            "case": str(case),
+            "flops": case.flops,
+            "seconds": {name: value if math.isfinite(value) else None for name, value in seconds.items()},
+        }
+        for case, seconds in FASTEST.seconds.items()
     ]
-    if found["left_out"]:
-        lines.append("Not measured, for want of time: " + ", ".join(found["left_out"]))
-    for section, title in (
-        ("right", "Largest relative difference from the CPU after three steps in float64"),
-        ("families", "Steps of one net per second, by family"),
-        ("spec", "Steps of one net per second, by group of the spec"),
-    ):
-        if section in found:
-            lines += [f"## {title}", to_markdown(tabulated(found[section], sgemm))]
-    gains = [best(each) / each["plain"] for each in found.get("spec", {}).values()]
-    if gains:
-        lines.append(
-            f"Groups of the spec train {min(gains):.1f} to {max(gains):.1f} times as fast as the plain loop, "
-            f"{statistics.median(gains):.1f} in the median."
-        )
-    for name, whole in found.get("whole", {}).items():
-        lines.append(f"All of {name}: {whole['seconds'] / 3600:.1f} hours, one group at a time, grouped, no graphs.")
-    return "\n\n".join(lines) + "\n"
-
-
-def best(each: Found) -> float:
-    """The highest rate of a stack."""
-    return max(value or 0.0 for way, value in each.items() if way not in (*PLAIN, "nets", "flops"))
-
-
-def tabulated(section: dict[str, Found], sgemm: float) -> Table:
-    """A row per family or group; rates with the gain and the TFLOP/s of the best, or differences."""
-    names = list(next(iter(section.values())))
-    rates = "flops" in names
-    shown = [name for name in names if name != "flops"]
-    columns = [
-        Column("net"),
-        *map(Column, shown),
-        *(map(Column, ("over plain", "TFLOP/s", "of sgemm")) if rates else ()),
-    ]
-    rows = []
-    for name, each in section.items():
-        cells = ["–" if each[key] is None else f"{each[key]:,.0f}" if rates else f"{each[key]:.1e}" for key in shown]
-        if rates:
-            flops = each["flops"] * best(each)
-            cells += [f"{best(each) / each['plain']:.1f}x", f"{flops / 1e12:.2f}", f"{flops / sgemm:.0%}"]
-        rows.append([Cell(name), *map(Cell, cells)])
-    return Table(columns, rows)
 
 
 if __name__ == "__main__":

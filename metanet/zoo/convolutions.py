@@ -6,6 +6,7 @@ it gives may lie in another memory format than x.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -133,8 +134,12 @@ def _kernels(device: torch.device) -> ModuleType:
 def _new_size(x: Tensor, weight: Tensor, options: Options) -> tuple[int, int]:
     """Height and width of what a convolution gives."""
     sizes = zip(x.shape[2:], options.padding, options.dilation, weight.shape[2:], options.stride, strict=True)
-    height, width = ((size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, pad, gap, taps, step in sizes)
+    height, width = (_new_length(*of) for of in sizes)
     return height, width
+
+
+def _new_length(size: int, pad: int, gap: int, taps: int, step: int) -> int:
+    return (size + 2 * pad - gap * (taps - 1) - 1) // step + 1
 
 
 @dataclass(frozen=True)
@@ -148,14 +153,25 @@ class Case:
     options: Options
     device: torch.device
     dtype: torch.dtype
+    tf32: bool  # whether a GPU may round float32 to it
     backward: str  # gradients that are wanted: "no", "of weights", "of all"
+
+    @property
+    def flops(self) -> int:
+        """Of the products, forward and for the gradients; one net's inputs times its weights, at every new pixel."""
+        sizes = zip(
+            self.x[2:], self.options.padding, self.options.dilation, self.weight[2:], self.options.stride, strict=True
+        )
+        pixels = math.prod(_new_length(*of) for of in sizes)
+        times = {"no": 1, "of weights": 2, "of all": 3}[self.backward]
+        return 2 * times * self.x[0] * pixels * math.prod(self.weight)
 
     def __str__(self) -> str:
         inner = "channels" if self.strides[1] == 1 else "pixels"
         taken = f"stride {self.options.stride}, padding {self.options.padding}, dilation {self.options.dilation}"
         return (
             f"x {list(self.x)} with {inner} innermost, weights {list(self.weight)} in {self.options.groups} groups, "
-            f"{taken}, gradients {self.backward}, {self.dtype} on {self.device}"
+            f"{taken}, gradients {self.backward}, {'tf32' if self.tf32 else self.dtype} on {self.device}"
         )
 
 
@@ -164,24 +180,26 @@ class Fastest:
 
     def __init__(self, ways: Mapping[str, Convolve]):
         self.ways = ways
+        self.seconds: dict[Case, dict[str, float]] = {}  # by way, infinite where the memory did not suffice
         self.chosen: dict[Case, str] = {}
         self._told = 0
 
     def __call__(self, x: Pixels, weight: Weights, bias: Bias, options: Options) -> Convolved:
         backward = "no" if not torch.is_grad_enabled() else "of all" if x.requires_grad else "of weights"
         shapes = tuple(x.shape), x.stride(), tuple(weight.shape)
-        case = Case(*shapes, bias is not None, options, x.device, x.dtype, backward)
+        tf32 = x.is_cuda and x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+        case = Case(*shapes, bias is not None, options, x.device, x.dtype, tf32, backward)
         if case not in self.chosen:
             seconds = {
                 name: self._seconds(way, case, x, weight, bias)
                 for name, way in self.ways.items()
                 if why_not(name, x.device) is None
             }
-            self.chosen[case] = min(seconds, key=lambda name: seconds[name])
+            self.seconds[case], self.chosen[case] = seconds, min(seconds, key=lambda name: seconds[name])
         return self.ways[self.chosen[case]](x, weight, bias, options)
 
     def _seconds(self, way: Convolve, case: Case, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
-        """Forward, and backward where gradients are wanted; infinite where the memory does not suffice."""
+        """Forward, and backward where gradients are wanted."""
         x = x.detach().requires_grad_(case.backward == "of all")
         weight, bias = weight.detach(), None if bias is None else bias.detach()
         learned = [value.requires_grad_() for value in (weight, bias) if value is not None]

@@ -70,7 +70,7 @@ def estimate(spec: Spec, groups: Sequence[Group], device: str, processes: int | 
         group.name: Measured(*(float(np.mean(values)) for values in zip(*each, strict=True)))
         for group, *each in zip(sample, *([(m.step, m.evaluation) for m in one] for one, _ in found), strict=True)
     }
-    seconds = [_seconds(group, [other for other in sample if _alike(other, group)], measured) for group in groups]
+    seconds = [interpolated(group, [other for other in sample if _alike(other, group)], measured) for group in groups]
     pixels = sum(images.SETS[name].num_train + images.SETS[name].num_test for name in spec.images)
     peak = max(peak for _, peak in found) + pixels * math.prod(spec.image_shape)
     return Estimate(max(sum(seconds) / count, *seconds), count, peak)
@@ -97,8 +97,8 @@ def _sample(groups: Sequence[Group]) -> list[Group]:
     return list(chosen.values())
 
 
-def _seconds(group: Group, sample: Sequence[Group], measured: dict[str, Measured]) -> float:
-    """All steps and evaluations of a group, from those of the sample of its family."""
+def interpolated(group: Group, sample: Sequence[Group], measured: dict[str, Measured]) -> float:
+    """Seconds of all steps and evaluations of a group, from those of the sample of its family."""
     units = [_unit(other) for other in sample]
 
     def taken(values: list[float]) -> float:
@@ -136,10 +136,11 @@ def _measure(sample: Sequence[Group], seed: int, device: str, way: Way) -> tuple
     if device == "cpu":
         _barrier.wait()
     with way.on(device):
-        return [_of(group, seed, device, way) for group in sample], machine.peak_bytes(device)
+        return [measured_alone(group, seed, device, way) for group in sample], machine.peak_bytes(device)
 
 
-def _of(group: Group, seed: int, device: str, way: Way) -> Measured:
+def measured_alone(group: Group, seed: int, device: str, way: Way) -> Measured:
+    """A step and an evaluation of a group that has the device for itself."""
     count = max(EVAL_BATCH, group.batch_size)
     steps = group.steps_per_epoch if families.task(group.arch) == "image_fitting" else 1
     few = {"train_images": count, "valid_images": 0, "eval_images": EVAL_BATCH, "steps_per_epoch": steps}
@@ -147,7 +148,7 @@ def _of(group: Group, seed: int, device: str, way: Way) -> Measured:
     nets = replace(group, nets=tuple(small))
     training = Training(nets, _random_images(nets, count, device), seed, torch.device(device), torch.float32, way)
     step = machine.seconds_per_call(training.step, device, SECONDS)
-    evaluation = machine.seconds_per_call(training.snapshot, device, 0)
+    evaluation = machine.seconds_per_call(training.snapshot, device, 0.0)
     return Measured(step, evaluation)
 
 

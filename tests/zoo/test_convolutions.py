@@ -79,6 +79,8 @@ def test_the_fastest_is_chosen_once_for_every_case_and_one_without_memory_never(
         "x [1, 4, 5, 5] with pixels innermost, weights [2, 2, 3, 3] in 2 groups, stride (1, 1), padding (0, 0), "
         "dilation (1, 1), gradients of weights, torch.float32 on cpu"
     )
+    assert [case.flops for case in fastest.chosen][::5] == [2 * 2 * 9 * 2 * 18, 3 * 2 * 9 * 2 * 18]
+    assert list(fastest.seconds) == list(fastest.chosen)
 
 
 def test_a_faster_way_that_comes_later_is_chosen_too(monkeypatch):

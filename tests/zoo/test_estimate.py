@@ -38,7 +38,7 @@ def test_a_measured_group_is_estimated_at_what_was_measured(spec):
     for i, group in enumerate(groups, 1):
         evaluations = 2 * 64 / (2 * estimate.EVAL_BATCH) * len(group.snapshot_steps)  # of 64 images of either part
         expected = group.steps * 0.01 * i + 0.2 * evaluations
-        assert estimate._seconds(group, [group], measured) == pytest.approx(expected)
+        assert estimate.interpolated(group, [group], measured) == pytest.approx(expected)
 
 
 def test_twice_the_epochs_take_twice_as_long(spec):
@@ -46,7 +46,7 @@ def test_twice_the_epochs_take_twice_as_long(spec):
     measured = {group.name: Measured(step=0.01, evaluation=0.0) for group in groups}
     for group in groups:
         nets = tuple(replace(net, epochs=2 * net.epochs) for net in group.nets)
-        once, twice = (estimate._seconds(of, [group], measured) for of in (group, replace(group, nets=nets)))
+        once, twice = (estimate.interpolated(of, [group], measured) for of in (group, replace(group, nets=nets)))
         assert twice == pytest.approx(2 * once)
 
 
