@@ -42,6 +42,17 @@ class Dynamic(nn.Module):
         return F.conv2d(x, self.make(x.mean((0, 2, 3))).view(6, 4, 1, 1))
 
 
+class Rowwise(nn.Module):
+    """A linear layer over channels."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class Rows(nn.Module):
     """Windows of the rows of a mean over channels, read by a layer."""
 
@@ -60,6 +71,15 @@ CASES = {  # what stands between 4 channels and the head that reads 6, and the s
     "weight norm": (lambda: weight_norm(nn.Conv2d(4, 6, (1, 3), dilation=(1, 2))), (4, 6)),
     "weight norm of taps": (lambda: weight_norm(nn.Conv2d(4, 6, (1, 3), bias=False), dim=3), (4, 6)),
     "spectral norm": (lambda: spectral_norm(nn.Conv2d(4, 6, 3)), (4, 6)),
+    "spectral norm of a linear layer": (lambda: Rowwise(spectral_norm(nn.Linear(4, 6))), (4, 6)),
+    "weight norm, transposed": (
+        lambda: weight_norm(nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), dim=1),
+        (4, 6),
+    ),
+    "spectral norm, transposed in groups": (
+        lambda: spectral_norm(nn.ConvTranspose2d(4, 6, (2, 3), stride=(1, 2), dilation=(2, 1), groups=2, bias=False)),
+        (2, 2, 2, 3),  # the first singular vector is one for both groups, so their outputs move alike
+    ),
     "dynamic": (Dynamic, (4, 6)),
     "windows": (Rows, (4, 6)),
     "unfold": (lambda: nn.Sequential(nn.Unfold(2), nn.Conv1d(16, 6, 1), nn.Unflatten(2, (5, 4))), (4, 6)),

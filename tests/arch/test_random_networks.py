@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from metanet.arch.check import check_symmetry
 from metanet.arch.trace import trace
 from metanet.views.graph import graph_of, state_dict_of
+from tests.arch import random_kinds
 
 BATCH, SIDE = 2, 4
 
@@ -122,15 +123,18 @@ def steps(draw: st.DrawFn, shapes: list[tuple[int, ...]]) -> tuple[Step, tuple[i
         layers = {name: nn.Linear(channels, size) for name, size in sizes.items()}
         part = nn.ModuleDict(layers | {"o": nn.Linear(heads * repeat * 2, channels)})
         function = lambda part, x: attend(part, x, heads * repeat, by_hand, repeat)  # noqa: E731
-    elif kind == "recurrent":
+    elif kind == "gru":
         part, shape = nn.GRU(channels, width, batch_first=True), (width, *grid)
         function = lambda part, x: part(x.flatten(2).mT)[0].mT.unflatten(2, x.shape[2:])  # noqa: E731
+    elif kind in random_kinds.KINDS:
+        part, function, shape = random_kinds.KINDS[kind](channels, (grid[0], grid[1]), width)
     return Step(part, function, reads), shape
 
 
 KINDS = [
     *("conv", "transposed", "linear", "norm", "layer norm", "activation", "join", "gate", "cat", "slice"),
-    *("shuffle", "turn", "learned", "softmax", "attention", "recurrent"),
+    *("shuffle", "turn", "learned", "softmax", "attention", "gru"),
+    *random_kinds.KINDS,
 ]
 
 

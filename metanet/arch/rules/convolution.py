@@ -13,7 +13,7 @@ from metanet.arch.call import Call
 from metanet.arch.layout import Dim, extent
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.rules.linear import biased, product
-from metanet.arch.rules.windows import convolved
+from metanet.arch.rules.windows import convolved, convolved_back
 from metanet.arch.template import Block
 from metanet.arch.value import Value
 
@@ -28,9 +28,7 @@ def convolution(call: Call) -> Value:
     weight, groups = call["weight"], call["groups"]
     if not _is_kernel(weight):
         padding = _padding(call["padding"], weight.shape[2:], call["dilation"])
-        y, bias = convolved(call, call.activation("input"), weight, padding), call["bias"]
-        per_channel = bias and replace(call.entry("bias"), axes=(bias.axes[0], *[()] * (len(y.axes) - 2)))
-        return join(call, "add", y, per_channel) if bias else y
+        return _per_channel(call, convolved(call, call.activation("input"), weight, padding))
     x = call.activation("input")
     if _is_pointwise(call) and any(x.carries(axis) for axis in range(len(x.axes)) if axis != 1):
         return _between_positions(call, x)
@@ -55,6 +53,14 @@ def _is_kernel(weight: Value | Tensor) -> bool:
     return all(row in ((Dim(axis, 1, extent(row)),), ()) for axis, row in enumerate(weight.axes))
 
 
+def _per_channel(call: Call, y: Value) -> Value:
+    """y plus the bias, if there is one, which may be computed too."""
+    bias = call["bias"]
+    if bias is None:
+        return y
+    return join(call, "add", y, replace(bias, axes=(bias.axes[0], *[()] * (len(y.axes) - 2))))
+
+
 def _is_pointwise(call: Call) -> bool:
     kernel, plain = call["weight"].shape[2:], all(step == 1 for step in call["stride"])
     return call["groups"] == 1 and plain and all(size == 1 for size in kernel) and not any(call["padding"])
@@ -72,7 +78,9 @@ def _between_positions(call: Call, x: Value) -> Value:
 
 def transposed(call: Call) -> Value:
     """aten.conv_transposeNd(input [nets, in, *grid], weight [in, out / groups, *kernel], bias [out] | None, ...)."""
-    weight, groups = call.entry("weight"), call["groups"]
+    weight, groups = call["weight"], call["groups"]
+    if not _is_kernel(weight):
+        return _per_channel(call, convolved_back(call, call.activation("input"), weight))
     x = _read(call)
     into, inner, out = call.channels(x, 1), call.axis(weight, 0), call.axis(weight, 1)
     call.equate(into, inner)

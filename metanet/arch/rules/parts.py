@@ -66,8 +66,12 @@ def unbind(call: Call) -> list[Value]:
 
 def flip(call: Call) -> Value:
     """aten.flip(self, dims): the places of axes in reverse order."""
-    x = call.activation("self")
-    for given in call["dims"]:
+    return reversed_along(call, call.activation("self"), call["dims"])
+
+
+def reversed_along(call: Call, x: Value, dims: Sequence[int]) -> Value:
+    """The places of axes in reverse order: a view of the same space."""
+    for given in dims:
         dim = given % len(x.axes)
         if len(x.axes[dim]) > 1:
             x = call.settled(x)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from metanet.arch import layout
 from metanet.arch.call import Call, Example, Rule
 from metanet.arch.combine import combine
+from metanet.arch.rules.parts import reversed_along
 from metanet.arch.value import Value
 
 
@@ -82,16 +83,46 @@ def col2im(call: Call) -> Value:
 
 def convolved(call: Call, x: Value, kernel: Value | Tensor, padding: Sequence[int]) -> Value:
     """A convolution by a kernel [out, in / groups, *size] that is computed: a product of its numbers with windows."""
-    groups, size = call["groups"], kernel.shape[2:]
     x = padded(call, call.alone(x, 1), padding)
-    seen = windows(call, x, range(2, 2 + len(size)), size, call["stride"], call["dilation"])
-    if isinstance(kernel, Tensor):
-        kernel = call.active(kernel)
+    return _weighed(call, x, kernel, "oi", call["stride"])
+
+
+def convolved_back(call: Call, x: Value, kernel: Value | Tensor) -> Value:
+    """A transposed convolution by a computed kernel [in, out / groups, *size].
+
+    It is a convolution by the kernel from its end to its start, over the grid with zeros between its numbers.
+    """
+    x, size = _spread(call, call.alone(x, 1), call["stride"]), kernel.shape[2:]
+    more = zip(size, call["dilation"], call["padding"], call["output_padding"], strict=True)
+    ends = [(step * (count - 1) - cut, step * (count - 1) - cut + behind) for count, step, cut, behind in more]
+    x = padded(call, x, [side for each in ends for side in each])
+    dims = list(range(2, 2 + len(size)))
+    kernel = kernel.flip(dims) if isinstance(kernel, Tensor) else reversed_along(call, kernel, dims)
+    return _weighed(call, x, kernel, "io", [1] * len(size))
+
+
+def _spread(call: Call, x: Value, stride: Sequence[int]) -> Value:
+    """The value with stride - 1 zeros between neighbours on its last axes."""
+    if all(step == 1 for step in stride):
+        return x
+    x = call.settled(x)
+    first = len(x.shape) - len(stride)
+    y = call.operate(x, "spread", stride=tuple(stride))
+    sizes = [*x.shape[:first], *((n - 1) * step + 1 for n, step in zip(x.shape[first:], stride, strict=True))]
+    nodes = tuple(axis for axis in range(len(x.axes)) if x.carries(axis))
+    return replace(y, sizes=tuple(sizes), axes=layout.whole(sizes), starts=(0,) * len(sizes), written=nodes)
+
+
+def _weighed(call: Call, x: Value, kernel: Value | Tensor, sides: str, stride: Sequence[int]) -> Value:
+    """Windows of x times a kernel whose first two axes are `sides`, the first of them with the groups in it."""
+    groups, size = call["groups"], kernel.shape[2:]
+    seen = windows(call, x, range(2, 2 + len(size)), size, stride, call["dilation"])
+    kernel = call.active(kernel)
     kernel = replace(kernel, axes=layout.reshape(kernel.axes, (groups, kernel.shape[0] // groups, *kernel.shape[1:])))
     shape = seen.shape
     seen = replace(seen, axes=layout.reshape(seen.axes, (shape[0], groups, shape[1] // groups, *shape[2:])))
     grid, places = "xyz"[: len(size)], "uvw"[: len(size)]
-    letters = [f"ngi{grid}{places}", f"goi{places}"]
+    letters = [f"ngi{grid}{places}", f"g{sides}{places}"]
     y = combine(call, ["matmul", "matmul_right"], [seen, kernel], letters, f"ngo{grid}")
     return replace(y, axes=(y.axes[0], y.axes[1] + y.axes[2], *y.axes[3:]))
 
@@ -105,8 +136,9 @@ RULES: dict[str, Rule] = {"aten.unfold": unfold, "aten.im2col": im2col, "aten.co
 OPERATIONS = {
     "unfold": ("axes", "kernel", "stride", "dilation"),
     "fold": ("kernel", "stride", "padding", "dilation"),
+    "spread": ("stride",),
 }
-LINEAR = ("unfold", "fold")
+LINEAR = ("unfold", "fold", "spread")
 LINKS = ()
 EXAMPLES: dict[str, Example] = {
     "aten.unfold": ((4, 7), lambda: lambda x: x.unfold(2, 3, 2)),
