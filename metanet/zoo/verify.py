@@ -38,6 +38,7 @@ def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -
             yield f"{error} {REMEDY}"
     fragments: dict[str, bytes] = {}
     sound = True
+    kept = record.get("source", {}).get("options", {}).get("non_finite") == "keep"
     same_bytes = digested and record["versions"] == layout.versions()  # others may write the same rows in other bytes
     for entry in record["plan"]:
         for step in layout.steps(entry):
@@ -50,7 +51,7 @@ def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -
                 ]
                 yield from told
                 sound = sound and not told
-                yield from _weights_problems(zoo, entry, step, fragments[path.name], digested)
+                yield from _weights_problems(zoo, entry, step, fragments[path.name], digested, kept)
             elif finished:
                 sound = False
                 yield f"{path}: missing. It holds the rows of the nets {_listed(entry['nets'])}. {REMEDY}"
@@ -78,14 +79,14 @@ def _fragment_problems(
 
 
 def _weights_problems(
-    zoo: Path, entry: Mapping[str, Any], step: int | None, fragment: bytes, digested: bool
+    zoo: Path, entry: Mapping[str, Any], step: int | None, fragment: bytes, digested: bool, kept: bool
 ) -> Iterator[str]:
     """Of the shard and the resume file that belong to a fragment; none where the fragment cannot tell."""
     try:
         rows, hashes = manifest.read(fragment, "", digested)
     except ValueError:
         return
-    yield from _shard_problems(layout.shard_path(zoo, entry["group"], step), rows, hashes)
+    yield from _shard_problems(layout.shard_path(zoo, entry["group"], step), rows, hashes, kept)
     resume = None if step is None else layout.resume_path(zoo, entry["group"], step)
     if resume and resume.is_file() and digested and disk.sha256(resume.read_bytes()) != hashes["resume"]:
         yield (
@@ -94,7 +95,7 @@ def _weights_problems(
         )
 
 
-def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any]) -> Iterator[str]:
+def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any], kept: bool) -> Iterator[str]:
     nets: list[int] = rows["net"].to_pylist()
     try:
         tensors, _ = shards.load(path)
@@ -103,7 +104,7 @@ def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any]) -> It
         return
     has_own_hash = "shard" in hashes  # else every byte is in the header's SHA-256 or in that of a net
     if has_own_hash and disk.sha256(path.read_bytes()) == hashes["shard"]:
-        yield from _not_finite(path, rows, tensors)
+        yield from _not_finite(path, rows, tensors, kept)
         return
     of_tensors = shards.tensor_hashes if has_own_hash else shards.tensor_sums
     found, were = of_tensors(tensors), hashes["tensors"]
@@ -117,15 +118,18 @@ def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any]) -> It
     if changed or wrong:
         yield f"{path}: damaged: {', '.join(wrong)} of net {_listed(changed)} is not what was written. {REMEDY}"
         return
-    yield from _not_finite(path, rows, tensors)
+    yield from _not_finite(path, rows, tensors, kept)
 
 
-def _not_finite(path: Path, rows: pa.Table, tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Weights that were written so; training stores the last finite ones of a net that diverges."""
+def _not_finite(path: Path, rows: pa.Table, tensors: Mapping[str, Tensor], kept: bool) -> Iterator[str]:
+    """Weights that were written so; training stores the last finite ones of a net that diverges.
+
+    `kept`: the import was told to keep such nets, with status "diverged".
+    """
     for name, tensor in tensors.items():
         finite = tensor.flatten(1).isfinite().all(1).tolist() if tensor.is_floating_point() else []
         for net, good, status in zip(rows["net"].to_pylist(), finite, rows["status"].to_pylist(), strict=False):
-            if not good:
+            if not good and not (kept and status == "diverged"):
                 yield f"{path}: {name} of net {net} (status {status}) is not finite. Leave the net out."
 
 

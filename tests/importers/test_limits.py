@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from metanet import machine
+from metanet.commandline import RefusedError
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parsed, Parser
 from metanet.importers.intake.writing import import_zoo
@@ -115,9 +116,11 @@ def test_names_in_a_table_lead_nowhere(tmp_path: Path, name: str):
         import_zoo("table", tmp_path / "own", tmp_path / "zoo")
 
 
-def test_a_hard_link_is_an_ordinary_file_of_the_folder(tmp_path: Path):
-    """Whoever could make it could have copied the file: nothing tells the two apart."""
+def test_a_hard_link_is_refused_because_its_other_name_may_lie_outside(tmp_path: Path):
     (tmp_path / "root").mkdir()
     (tmp_path / "x.json").write_text("1")
     os.link(tmp_path / "x.json", tmp_path / "root" / "x.json")
+    with pytest.raises(RefusedError, match=r"'x.json': a file with 2 names \(hard links\).*Copy the folder with cp -r"):
+        Folder(tmp_path / "root").json("x.json")
+    (tmp_path / "x.json").unlink()
     assert Folder(tmp_path / "root").json("x.json") == 1

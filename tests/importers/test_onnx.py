@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from metanet.commandline import RefusedError
 from metanet.importers import onnx_files
 from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.writing import import_zoo
@@ -265,74 +263,6 @@ def test_a_rule_that_is_wrong_is_caught(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_bytes(small().SerializeToString())
     with pytest.raises(ValueError, match=r"node 'c' \(Relu\) gives 'c', which is off from onnx's reference ev"):
         onnx_files.parse(path)
-
-
-def external(folder: Path, location: str, **more: Any) -> Path:
-    """A file whose weight w lies in another one."""
-    (folder / "data.bin").write_bytes(b"\0" * 16 + TENSORS["w"].tobytes())
-    model = graph(DENSE, TENSORS, ["n", 4])
-    weight = model.graph.initializer[0]
-    weight.ClearField("raw_data")
-    weight.data_location = TensorProto.EXTERNAL
-    for key, value in {"location": location, "offset": 16, "length": 48, **more}.items():
-        weight.external_data.add(key=key, value=str(value))
-    (folder / "net.onnx").write_bytes(model.SerializeToString())
-    return folder / "net.onnx"
-
-
-def test_data_in_another_file_is_read_and_counts(tmp_path: Path):
-    folder = tmp_path / "nets"
-    folder.mkdir()
-    external(folder, "data.bin")
-    zoo = import_zoo("onnx", folder, tmp_path / "zoo")
-    assert np.array_equal(zoo.state_dict(0, 0)["net.w"].numpy(), TENSORS["w"])
-    (folder / "data.bin").write_bytes((folder / "data.bin").read_bytes() + b"more")
-    other = import_zoo("onnx", folder, tmp_path / "other")
-    assert other.record["source"]["sha256"] != zoo.record["source"]["sha256"]
-
-
-@pytest.mark.parametrize(
-    ("location", "more", "message"),
-    [
-        ("../data.bin", {}, "a path upwards"),
-        ("/etc/passwd", {}, "an absolute path"),
-        ("a\\b", {}, "backslash"),
-        ("a\0b", {}, "NUL"),
-        ("", {}, "a path has 1 to 1024 characters"),
-        ("link.bin", {}, "a link in the path"),
-        ("linked/data.bin", {}, "a link in the path"),
-        ("hard.bin", {}, "hard links"),
-        ("pipe", {}, "no ordinary file"),
-    ],
-)
-def test_data_elsewhere_are_refused(tmp_path: Path, location: str, more: dict[str, Any], message: str):
-    folder, outside = tmp_path / "nets", tmp_path / "outside"
-    folder.mkdir()
-    outside.mkdir()
-    (outside / "data.bin").write_bytes(b"\0" * 64)
-    (folder / "link.bin").symlink_to(outside / "data.bin")
-    (folder / "linked").symlink_to(outside)
-    os.link(outside / "data.bin", folder / "hard.bin")
-    os.mkfifo(folder / "pipe")
-    with pytest.raises(RefusedError, match=message):
-        onnx_files.parse(external(folder, location, **more))
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"offset": -16}, "claims 48 bytes at -16"),
-        ({"offset": 17}, "claims 48 bytes at 17 of 'data.bin', for a shape that takes 48; found a file of 64"),
-        ({"offset": 1 << 62}, "claims 48 bytes at 4,611"),
-        ({"length": 1 << 40}, "claims 1,099,511,627,776 bytes"),
-        ({"length": -1}, "claims -1 bytes"),
-        ({"offset": "x"}, "expected whole numbers"),
-        ({"location": "none.bin"}, "'none.bin' cannot be read: No such file"),
-    ],
-)
-def test_claims_about_data_elsewhere_are_checked(tmp_path: Path, more: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
-        onnx_files.parse(external(tmp_path, **{"location": "data.bin", **more}))
 
 
 def test_without_onnx_the_error_says_what_to_install(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

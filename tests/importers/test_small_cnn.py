@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from metanet.importers.intake.writing import import_zoo
+from metanet.zoo import layout
 from tests.importers import foreign
 
 SHAPES: list[tuple[str, tuple[int, ...]]] = [
@@ -138,6 +139,9 @@ def test_nets_that_are_not_finite_are_kept_or_refused_by_choice(weights: np.ndar
         "weights.npy, row 3"
     ]
     assert zoo.record["source"]["options"] == {"non_finite": "keep"}
+    assert zoo.verify() == []  # it was kept on purpose
+    record = {name: value for name, value in zoo.record.items() if name != "sha256"}
+    (zoo.path / layout.RECORD).write_bytes(layout.pack({**record, "source": {**record["source"], "options": {}}}))
     (problem,) = zoo.verify()
     assert "conv1.weight of net 0 (status diverged) is not finite. Leave the net out." in problem
 

@@ -23,6 +23,7 @@ TORCH = dict(  # torch's name -> safetensors'
         strict=True,
     )
 )
+MOST_AXES, MOST_NUMBERS = 32, 1 << 48  # torch counts the places of an empty tensor too, by its other sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,11 @@ def of(found: Array | Tensor) -> Array:
     """The numbers of a tensor.
 
     Raises:
-        ValueError: numbers of a kind that safetensors does not have.
+        ValueError: numbers of a kind that safetensors does not have, or a shape that no tensor can have.
     """
+    if len(found.shape) > MOST_AXES or math.prod(max(size, 1) for size in found.shape) > MOST_NUMBERS:
+        shape = str(tuple(found.shape))[:80]
+        raise ValueError(f"found a tensor of {shape}, expected at most {MOST_AXES} axes and {MOST_NUMBERS:,} numbers")
     if isinstance(found, Array):
         return found
     dtype = TORCH.get(str(found.dtype).removeprefix("torch."))

@@ -17,6 +17,7 @@ import numpy as np
 from metanet.commandline import RefusedError
 from metanet.importers.intake import arrays, checkpoints, pickles, zips
 from metanet.importers.intake.arrays import Array
+from metanet.importers.intake.folder import distinct
 
 MOST_BYTES = 8 << 30  # of a file
 MOST_HEADER_BYTES = 1 << 24  # of a safetensors file
@@ -103,7 +104,8 @@ def _torch(data: bytes, where: str) -> Any:
         else:
             pickles.check_legacy(data, where)
         kind = RefusedError if isinstance(error, RefusedError) else ValueError
-        raise kind(f"{where}: {_first_line(error)}") from error
+        what = "" if isinstance(error, ValueError) else f"damaged: {type(error).__name__}: "
+        raise kind(f"{where}: {what}{_first_line(error)}") from error
     _check_sharing(found, len(data), where)
     return found
 
@@ -154,8 +156,10 @@ def _safetensors(data: bytes, where: str) -> tuple[dict[str, Array], dict[str, A
     if len(data) < 8 or length > min(len(data) - 8, MOST_HEADER_BYTES):
         raise ValueError(f"{where}: no safetensors file: its header claims {length:,} of {len(data):,} bytes")
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=distinct)
         about = header.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in about.values()):
+            raise TypeError("__metadata__ holds more than texts")
         if len(header) > MOST_NAMES:
             raise RefusedError(f"{where}: refused: a header of {len(header):,} tensors")
         whole, end, found = memoryview(data)[8 + length :], 0, {}
@@ -172,8 +176,8 @@ def _safetensors(data: bytes, where: str) -> tuple[dict[str, Array], dict[str, A
             end = end_now
         if end != len(whole):
             raise ValueError(f"{where}: found {len(data):,} bytes, its header claims {8 + length + end:,}: truncated")
-        return found, {str(name): str(value) for name, value in about.items()}
-    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        return found, about
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, UnicodeDecodeError) as error:
         raise ValueError(f"{where}: damaged: no safetensors file ({type(error).__name__}: {error})") from error
 
 

@@ -47,7 +47,7 @@ class Folder:
         """The file called `name` below the root, with "/" between folders; it counts as read.
 
         Raises:
-            RefusedError: the name or a link leads outside the root, or to what is no ordinary file.
+            RefusedError: the name or a link leads outside the root, or to what is no ordinary file or has hard links.
             FileNotFoundError: no such file.
         """
         problem = path_problem(name)
@@ -58,11 +58,16 @@ class Folder:
         if os.path.commonpath([resolved, self.root]) != str(self.root):
             raise RefusedError(f"{self.root}: refused to open {name!r}: a link leads outside the folder")
         try:
-            mode = os.stat(resolved).st_mode
+            about = os.stat(resolved)
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: no such file") from None
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(about.st_mode):
             raise RefusedError(f"{self.root}: refused to open {name!r}: no ordinary file")
+        if about.st_nlink > 1:
+            raise RefusedError(
+                f"{self.root}: refused to open {name!r}: a file with {about.st_nlink} names (hard links), one of which "
+                f"may lie outside the folder. Copy the folder with cp -r and give the copy, which has files of its own."
+            )
         self._read[name] = Path(resolved)
         return self._read[name]
 
@@ -241,10 +246,19 @@ def path_problem(name: str) -> str | None:
     return "a path upwards" if ".." in name.split("/") else None
 
 
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; one name for two values is an error, because readers differ in which they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"two values are called {next(name for name in names if names.count(name) > 1)[:80]!r}")
+    return found
+
+
 def parse_json(text: str, where: str) -> Any:
     """Raises ValueError, which names `where`, for what is no JSON."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=distinct)
         if "\\u" in text:
             json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text: UnicodeEncodeError
         return found

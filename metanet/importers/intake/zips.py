@@ -86,10 +86,12 @@ def _widened(extra: bytes, packed: int, length: int, offset: int) -> tuple[int, 
 
 
 def _content(data: bytes, entry: _Entry, where: str) -> memoryview:
-    mark, _, _, method, _, _, _, _, _, name_length, extra_length = LOCAL.unpack_from(data, entry.place)
-    start = entry.place + LOCAL.size + name_length + extra_length
+    mark, _, flags, method, _, _, _, _, _, name_length, extra_length = LOCAL.unpack_from(data, entry.place)
+    name_end = entry.place + LOCAL.size + name_length
+    name = data[name_end - name_length : name_end].decode("utf-8" if flags & UTF8 else "cp437")
+    start = name_end + extra_length
     content = memoryview(data)[start : start + entry.size]
-    if mark != b"PK\x03\x04" or method or len(content) < entry.size:
+    if mark != b"PK\x03\x04" or method or flags & ENCRYPTED or name != entry.name or len(content) < entry.size:
         raise ValueError(f"{where}: damaged: {entry.name!r} is not where its directory says")
     if zlib.crc32(content) != entry.crc:
         raise ValueError(f"{where}: damaged: the CRC of {entry.name!r} does not fit")

@@ -53,8 +53,12 @@ def read(path: Path) -> File:
         raise ValueError(f"{path}: no readable ONNX file ({error})") from error
     if not model.graph.node:
         raise ValueError(f"{path}: no ONNX model: found a graph without nodes")
-    if len(model.graph.node) + sum(len(function.node) for function in model.functions) > MOST_NODES:
+    if _num_nodes(model, path) > MOST_NODES:
         raise ValueError(f"{path}: found more than {MOST_NODES:,} nodes")
+    names = [tensor.name for tensor in model.graph.initializer]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: found two initialisers called {twice!r}")
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
@@ -64,6 +68,27 @@ def read(path: Path) -> File:
             f"{path}: found opset {opset}, expected {LEAST_OPSET} to {most}, which onnx {onnx.__version__} knows"
         )
     return File(path, model, opset)
+
+
+def _num_nodes(model: onnx.ModelProto, path: Path) -> int:
+    """With those of functions, as often as they are called.
+
+    Raises:
+        ValueError: a function calls itself.
+    """
+    if len(model.graph.node) + sum(len(function.node) for function in model.functions) > MOST_NODES:
+        return MOST_NODES + 1
+    functions = {(one.domain, one.name): one.node for one in model.functions}
+    sizes = dict.fromkeys(functions, 1)
+    for _ in range(len(functions) + 2):  # a function is counted whole after those that it calls
+        before = dict(sizes)
+        for key, nodes in functions.items():
+            inside = sum(before.get((one.domain, one.op_type), 1) for one in nodes)
+            sizes[key] = min(1 + inside, MOST_NODES + 1)
+        if sizes == before:
+            return sum(sizes.get((one.domain, one.op_type), 1) for one in model.graph.node)
+    told = ", ".join(name for _, name in list(functions)[:6])
+    raise ValueError(f"{path}: found functions that call themselves, among {told}")
 
 
 def about(file: File) -> dict[str, Any]:
@@ -100,6 +125,8 @@ def array(file: File, tensor: TensorProto, what: str) -> np.ndarray:
         tensor.raw_data, tensor.data_location = data, TensorProto.DEFAULT
         del tensor.external_data[:]
     elif tensor.HasField("raw_data"):
+        if tensor.float_data or tensor.double_data or tensor.int32_data or tensor.int64_data:
+            raise ValueError(f"{where}: has its numbers twice, and readers differ in which they take")
         data = tensor.raw_data
     else:
         return _typed(tensor, dims, where)
