@@ -23,6 +23,7 @@ from metanet.reporting.comparison import Comparison, compare, score_of
 from metanet.reporting.record import Record
 from metanet.reporting.tables import Table, print_to, to_html, to_markdown
 from metanet.targets import Target
+from metanet.zoo import disk
 
 LOG_WIDTH = 180  # columns of the tables where standard output is a file
 
@@ -52,9 +53,9 @@ def main(options: Options) -> list[Comparison]:
             f"{options.runs}: none of its {len(unfinished)} runs has finished. Give the training command again: "
             f"it goes on where it stopped."
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html(comparisons, unfinished, options.split), encoding="utf-8")
-    out.with_suffix(".md").write_text(markdown(comparisons, unfinished, options.split), encoding="utf-8")
+    disk.make_folder(out.parent)
+    disk.write_atomically(out, html(comparisons, unfinished, options.split).encode())
+    disk.write_atomically(out.with_suffix(".md"), markdown(comparisons, unfinished, options.split).encode())
     show(comparisons, unfinished, options.split)
     print(f"wrote {out} and {out.with_suffix('.md')}", file=sys.stderr)
     return comparisons

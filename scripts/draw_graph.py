@@ -12,7 +12,6 @@ the module paths are kept (0: every space is a box).
 """
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +50,6 @@ def main(options: Options) -> None:
 def _of_zoo(options: Options) -> tuple[str, Template]:
     zoo = open_zoo(str(options.zoo))
     arch = options.arch or min(zoo.archs)
-    if arch not in zoo.archs:
-        close = get_close_matches(arch, zoo.archs, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(
-            f"{zoo.path}: found no architecture {arch!r}, expected one of {', '.join(sorted(zoo.archs))}{hint}"
-        )
     return f"{arch}, {options.activation}", zoo.template(arch, options.activation)
 
 

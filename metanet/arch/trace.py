@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -38,9 +39,11 @@ def trace(module: nn.Module, *example_inputs: Any, **named_inputs: Any) -> Templ
 
     Raises:
         UnsupportedOperator: an operator without a rule, or used in a way that its rule does not know.
-        ValueError: a module that torch cannot export, one that reads a parameter behind the exporter's back, or one
-            with complex parameters.
+        ValueError: no module, one that torch cannot export, one that reads a parameter behind the exporter's back, or
+            one with complex parameters.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"found a {type(module).__name__} to trace, expected an nn.Module and inputs for it")
     inputs = example_inputs, named_inputs
     state = _state(module)
     tied = _tied(state)
@@ -106,18 +109,30 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _export(module: nn.Module, inputs: Inputs) -> ExportedProgram:
-    with _eval_mode(module), torch.no_grad(), warnings.catch_warnings():
+    with _eval_mode(module), torch.no_grad(), _no_logs(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the module itself warns of is no news of this call
         try:
             return functional(torch.export.export(module, *inputs, strict=False))
         except Exception as error:
-            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            why = next((line for line in str(error).splitlines() if line.strip()), "")
+            why = f"{type(error).__name__}: {why}" if isinstance(error, LookupError) or not why else why
             if "not a known type" in why:
                 why = (
                     f"{why.partition('. ')[0]}. Let it take and give tensors (in transformers that is "
                     "use_cache=False), or tell torch what a dataclass holds by torch.export.register_dataclass."
                 )
             raise ValueError(f"{type(module).__name__} cannot be exported by torch.export: {why}") from error
+
+
+@contextlib.contextmanager
+def _no_logs() -> Iterator[None]:
+    """Without what torch logs of an export that fails, tracebacks and programs: the error says it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _check_unread(module: nn.Module, inputs: Inputs, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,13 @@ class Zoo:
         """The parameter graph of an architecture with an activation: what build_graphs has left, else traced once.
 
         Raises:
-            ValueError: what build_graphs has left is damaged.
+            ValueError: no such architecture, or what build_graphs has left is damaged.
         """
+        if arch not in self.archs:
+            close = get_close_matches(arch, self.archs, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            known = ", ".join(sorted(self.archs))
+            raise ValueError(f"{self.path}: found no architecture {arch!r}, expected one of {known}{hint}")
         if (arch, activation) not in self._templates:
             path = templates.path(self.path, arch, activation)
             template = templates.read(path, self.archs[arch], activation)

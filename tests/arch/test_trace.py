@@ -1,5 +1,6 @@
 """trace: what becomes of a module, what is refused, and that the module stays as it was."""
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -303,6 +304,24 @@ class WithCache(nn.Linear):
 def test_uses_that_no_rule_knows_are_refused(net, message):
     with pytest.raises(ValueError, match=message):
         trace(net, IMAGES)
+
+
+class Failing(nn.Linear):
+    def forward(self, input):
+        raise KeyError("key")
+
+
+def test_an_export_that_fails_says_why_and_logs_nothing(capfd):
+    with pytest.raises(ValueError, match=r"Failing cannot be exported by torch\.export: KeyError: 'key'"):
+        trace(Failing(5, 2), IMAGES)
+    with pytest.raises(ValueError, match="Linear cannot be exported"):
+        trace(nn.Linear(5, 2), torch.zeros(1, 3))  # torch logs a traceback of this
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_no_module_is_not_traced():
+    with pytest.raises(ValueError, match=r"found a OrderedDict to trace, expected an nn\.Module and inputs for it"):
+        inspect.unwrap(trace)(nn.Linear(5, 2).state_dict(), IMAGES)  # the tests' own type checks would come first
 
 
 def test_tracing_leaves_the_module_as_it_was():

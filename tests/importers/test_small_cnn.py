@@ -130,6 +130,8 @@ def test_nets_that_are_not_finite_are_kept_or_refused_by_choice(weights: np.ndar
         ValueError, match=r"row 3: conv1\.weight is not finite\. With non_finite=leave_out such nets are"
     ):
         import_zoo("small_cnn", folder, tmp_path / "zoo", non_finite="refuse")
+    with pytest.raises(ValueError, match="workers=0: expected at least 1"):
+        import_zoo("small_cnn", folder, tmp_path / "zoo", workers=0)
     with pytest.raises(ValueError, match="non_finite=drop: expected one of leave_out, refuse, keep"):
         import_zoo("small_cnn", folder, tmp_path / "zoo", non_finite="drop")
     assert [path.name for path in tmp_path.iterdir()] == ["mnist"]

@@ -63,6 +63,8 @@ def import_zoo(
     formats.check_options(format, reader.read, options)
     if non_finite not in NON_FINITE:
         raise ValueError(f"non_finite={non_finite}: expected one of {', '.join(NON_FINITE)}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers}: expected at least 1")
     if verify not in (None, "accuracy"):
         raise ValueError(f"verify={verify}: expected accuracy")
     if out.exists():
