@@ -130,3 +130,23 @@ def test_a_write_into_one_place_twice_is_refused():
 
     with pytest.raises(UnsupportedOperator, match=r"aten.index_put.*writes into one place twice"):
         trace(Between(function), TOKENS)
+
+
+def test_words_that_are_shifted_are_still_words():
+    """As a decoder makes its words from the encoder's."""
+
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, words):
+            before = words.new_zeros(words.shape)
+            before[:, 1:] = words[:, :-1].clone()
+            before[:, 0] = 2
+            return self.head(self.table(before).tanh() * self.table(words))
+
+    net, words = Shifted(), torch.randint(0, 9, (2, 5))
+    template = trace(net, words)
+    assert template.symmetry.log10_order == pytest.approx(1.380211, abs=1e-6)  # 4!
+    assert check_symmetry(template, net, words) <= 1e-10

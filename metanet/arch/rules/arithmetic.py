@@ -68,6 +68,11 @@ def power(call: Call) -> Value:
     return combine(call, ["power", "exponent"], [base, exponent])
 
 
+def remainder(call: Call) -> Value:
+    """aten.remainder(self, other) by a number that the code fixes."""
+    return call.operate(call.activation("self"), "remainder", value=call.number("other"))
+
+
 def scaled(call: Call, value: Operand, by: int | float) -> Operand:
     """`by` times the value."""
     if by == 1:
@@ -129,9 +134,10 @@ RULES = {
     "aten.mul": multiply,
     "aten.div": divide,
     "aten.pow": power,
+    "aten.remainder": remainder,
 }
 OPERATIONS = {"add": ("value",), "mul": ("value",), "div": ("value",), "scale": (), "shift": (), "constant": ("table",)}
-OPERATIONS |= {"pow": ("exponent",)}
+OPERATIONS |= {"pow": ("exponent",), "remainder": ("value",)}
 LINEAR = ("mul", "div", "shift")  # a parameter that is added follows as a bias does
 COPIES = ("add",)
 LINKS = ("add", "mul", "sum", "power", "exponent")
@@ -141,5 +147,6 @@ EXAMPLES = {
     "aten.rsub": ((4, 5), lambda: lambda x: 1.5 - x),
     "aten.mul": ((4, 5), lambda: _Learned(lambda x, p: p * torch.sigmoid(x) * x * 1.5 * x.mean(2, keepdim=True), 1)),
     "aten.div": ((4, 5), lambda: lambda x: x / 1.5 / (x.abs() + 1) + torch.div(x, 0.3, rounding_mode="floor")),
+    "aten.remainder": ((4, 5), lambda: lambda x: x * x.remainder(0.5)),
     "aten.pow": ((4, 5), lambda: lambda x: x**3 + 1.5**x + (x.square() + 1) ** x.tanh()),
 }

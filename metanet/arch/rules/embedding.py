@@ -10,6 +10,7 @@ from metanet.arch import layout
 from metanet.arch.axes import fixed, select
 from metanet.arch.call import Call
 from metanet.arch.layout import REPEAT, Dim
+from metanet.arch.rules.ranking import laid
 from metanet.arch.template import Block
 from metanet.arch.value import Value
 
@@ -24,9 +25,9 @@ def embedding(call: Call) -> Value:
 
 def rows(call: Call, weight: Value, ids: Value) -> Value:
     """Rows of a table [rows, channels] that numbers of the input choose."""
-    call.decide(ids, [])
-    if any(ids.carries(axis) for axis in range(len(ids.axes))) or weight.shape != weight.sizes:
-        raise call.unsupported("there is a rule for numbers of the input and a whole table only")
+    ids = laid(call, ids, range(len(ids.axes)))
+    if weight.shape != weight.sizes:
+        raise call.unsupported("there is a rule for a whole table only")
     count, channels = weight.shape
     call.pin(call.axis(weight, 0))
     words = call.write(fixed(count), -1, (*ids.shape, count))
