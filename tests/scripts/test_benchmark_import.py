@@ -1,7 +1,6 @@
 """That the benchmark of imports runs on every source and tells the limits; its times are no test."""
 
 import multiprocessing
-import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -52,7 +51,7 @@ def test_an_unknown_source_is_refused_by_name():
 def peak_of_import(source: Path, out: Path) -> float:
     """Megabytes."""
     import_zoo("small_cnn", source, out, workers=2)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return machine.peak_bytes() / 1e6
 
 
 @pytest.mark.slow
