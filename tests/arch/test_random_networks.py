@@ -19,6 +19,8 @@ from metanet.arch.trace import trace
 from metanet.views.graph import graph_of, state_dict_of
 from tests.arch import random_kinds
 
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
 BATCH, SIDE = 2, 4
 
 
