@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -126,11 +127,12 @@ def _export(module: nn.Module, inputs: Inputs) -> ExportedProgram:
 
 @contextlib.contextmanager
 def _no_logs() -> Iterator[None]:
-    """Without what torch logs of an export that fails, tracebacks and programs: the error says it."""
+    """Without what torch logs and prints of an export that fails, tracebacks and programs: the error says it."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 

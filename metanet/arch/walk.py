@@ -109,7 +109,10 @@ class Walk:
         one = several[place]  # type: ignore[index]
         one = one() if callable(one) and not isinstance(one, Tensor) else one  # made where it is read
         shared = len(node.users) > 1 or len(node.args[0].users) > 1  # type: ignore[union-attr]
-        self.values[node] = replace(one, shared=one.shared or shared) if isinstance(one, Value) else one
+        if isinstance(one, Value):
+            storage = next(self.memory) if one.storage is None else one.storage
+            one = replace(one, shared=one.shared or shared, storage=storage)
+        self.values[node] = one
 
     def _call_function(self, node: Node, origin: Node) -> None:
         """The value of one operator call, by its rule; several where the operator returns a list."""

@@ -252,6 +252,24 @@ class GraphConvolution(nn.Module):
         return self.head(torch.relu(edges @ self.two(torch.relu(edges @ self.one(x)))).mean(1))
 
 
+@case(4, 5, 6, inputs=(of(2, 3, 3),))
+class Cells(nn.Module):
+    """Recurrent cells that the code runs step by step, from zeros of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.LSTMCell(3, 4), nn.GRUCell(4, 5), nn.RNNCell(5, 6, nonlinearity="relu")
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = two = three = None
+        for step in x.unbind(1):
+            state = self.one(step, state)
+            two = self.two(state[0], two)
+            three = self.three(two, three)
+        return self.head(three)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_networks_of_research_have_the_group_that_is_counted_by_hand(name):
     CASES[name].check()

@@ -311,11 +311,19 @@ class Failing(nn.Linear):
         raise KeyError("key")
 
 
+class Branching(nn.Linear):
+    def forward(self, input):
+        y = super().forward(input)
+        return y if bool((input.triu() == y.new_zeros(())).all()) else -y
+
+
 def test_an_export_that_fails_says_why_and_logs_nothing(capfd):
     with pytest.raises(ValueError, match=r"Failing cannot be exported by torch\.export: KeyError: 'key'"):
         trace(Failing(5, 2), IMAGES)
     with pytest.raises(ValueError, match="Linear cannot be exported"):
         trace(nn.Linear(5, 2), torch.zeros(1, 3))  # torch logs a traceback of this
+    with pytest.raises(ValueError, match="data-dependent"):
+        trace(Branching(5, 2), torch.zeros(1, 5))  # torch prints the program so far
     assert capfd.readouterr().err == ""
 
 

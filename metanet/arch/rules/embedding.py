@@ -11,6 +11,7 @@ from metanet.arch.axes import fixed, select
 from metanet.arch.call import Call
 from metanet.arch.layout import REPEAT, Dim
 from metanet.arch.rules.ranking import laid
+from metanet.arch.rules.reduction import reduced
 from metanet.arch.template import Block
 from metanet.arch.value import Value
 
@@ -23,6 +24,18 @@ def embedding(call: Call) -> Value:
     return rows(call, weight, call.activation("indices"))
 
 
+def embedding_bag(call: Call) -> list[Value]:
+    """aten.embedding_bag(weight [rows, channels], indices [words of all bags], offsets [bags], ..., mode)."""
+    weight, indices, offsets = call.entry("weight"), call["indices"], call["offsets"]
+    count, bags = indices.shape[0], len(offsets)
+    regular = isinstance(offsets, Tensor) and bags and torch.equal(offsets, torch.arange(0, count, -(-count // bags)))
+    if not regular or count % bags or call["per_sample_weights"] is not None or call["padding_idx"] not in (None, -1):
+        raise call.unsupported("there is a rule for bags of one size only, without weights of their words or padding")
+    y = _rows(call, weight, indices) if isinstance(indices, Tensor) else rows(call, weight, call.activation("indices"))
+    words = replace(y, axes=layout.reshape(y.axes, (bags, count // bags, weight.shape[1])))
+    return [reduced(call, words, [1], ("sum", "mean", "amax")[call["mode"]], keep=False)]
+
+
 def rows(call: Call, weight: Value, ids: Value) -> Value:
     """Rows of a table [rows, channels] that numbers of the input choose."""
     ids = laid(call, ids, range(len(ids.axes)))
@@ -32,7 +45,7 @@ def rows(call: Call, weight: Value, ids: Value) -> Value:
     call.pin(call.axis(weight, 0))
     words = call.write(fixed(count), -1, (*ids.shape, count))
     call.link("one_hot", ids, words, sources=(0,) * count, attributes={"layout": ids.layout(ids.axes)})
-    y = call.write(call.axis(weight, 1), -1)
+    y = call.write(call.axis(weight, 1), -1, (*ids.shape, channels))
     block = Block(weight.home.name, 0, 0, "linear", (channels, count, 1), (), "i o -> o i 1")
     call.block(block, words, y)
     return y
@@ -105,12 +118,26 @@ class _Words(nn.Module):
         return x + self.head(self.table(places)).mT
 
 
+class _Bags(nn.Module):
+    """A bag of words for every place."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.EmbeddingBag(9, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = torch.arange(3 * x.shape[2]).view(-1, 3) % 9
+        return x + self.head(self.table(words)).mT
+
+
 RULES = {
     "aten.embedding": embedding,
+    "aten.embedding_bag": embedding_bag,
 }
 OPERATIONS = {"gather": ("axes", "table")}
 LINEAR = ("gather",)
 LINKS = ("one_hot",)
 EXAMPLES = {
     "aten.embedding": ((4, 5), _Words),
+    "aten.embedding_bag": ((4, 5), _Bags),
 }

@@ -19,9 +19,8 @@ from metanet.arch.value import Entry, Value, draft_of, grid
 
 def linear(call: Call) -> Value | Tensor:
     """aten.linear(input [*, in], weight [out, in], bias [out] | None) -> [*, out]."""
-    if _is_zero(call["input"]):
-        bias = call["bias"]
-        return torch.zeros(call.shape) if bias is None else replace(bias, axes=expand(bias.axes, call.shape))
+    if _is_zero(call["input"]) or _is_zero(call["weight"]):
+        return torch.zeros(call.shape) if call["bias"] is None else _expanded(call["bias"], call.shape)
     y = product(call, call.activation("input"), call["weight"], call.shape)
     return y if call["bias"] is None else biased(call, y, call["bias"])
 
@@ -30,10 +29,16 @@ def _is_zero(value: Value | Tensor) -> bool:
     return isinstance(value, Tensor) and not bool(value.any())
 
 
-def addmm(call: Call) -> Value:
+def _expanded(bias: Value | Tensor, shape: Sequence[int]) -> Value | Tensor:
+    return bias.expand(*shape) if isinstance(bias, Tensor) else replace(bias, axes=expand(bias.axes, shape))
+
+
+def addmm(call: Call) -> Value | Tensor:
     """aten.addmm(self, mat1 [n, in], mat2 [in, out], beta, alpha), as the Conv1D of GPT-2 uses it."""
     if call["beta"] != 1 or call["alpha"] != 1:
         raise call.unsupported("there is a rule for beta = alpha = 1 only")
+    if _is_zero(call["mat1"]):
+        return _expanded(call["self"], call.shape)
     return biased(call, matrices(call, call["mat1"], call["mat2"]), call["self"])
 
 
