@@ -54,6 +54,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet": {"depth": 8, "width": 8, "norm": "batch"},
     "vit": {"depth": 2, "width": 32, "heads": 4, "patch": 7, "readout": "class"},
     "wild_park": {"depth": 3, "kernels": "3-5-3", "widths": "8-16-8", "skips": "0-0-2"},
+    "cnn1d": {"batch_norm": False, "filter_size": 3, "conv_depth": 2, "conv_width": 32, "dense_width": 32},
+    "deep_sets": {"depth": 3, "width": 32, "dense_depth": 1, "stride": 2, "readout": "mean"},
     "siren": {"depth": 2, "width": 32, "omega": 30},
 }
 WAYS = ("plain", "tuned", "stacked")

@@ -38,6 +38,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet": {"depth": 8, "width": 4, "norm": "group"},
     "vit": {"depth": 1, "width": 8, "heads": 2, "patch": 7, "readout": "class"},
     "mlp": {"batch_norm": True, "depth": 2, "width": 9},
+    "cnn1d": {"batch_norm": True, "filter_size": 3, "conv_depth": 2, "conv_width": 8, "dense_width": 8},
+    "deep_sets": {"depth": 2, "width": 8, "dense_depth": 1, "stride": 2, "readout": "max"},
     "siren": {"depth": 2, "width": 8, "omega": 30},
 }
 

@@ -93,7 +93,7 @@ def test_another_runtime_error_is_no_lack_of_memory(tmp_path, tiny_spec, monkeyp
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the size of this process, as Linux tells it")
 def test_a_process_with_too_little_memory_halves_its_groups_until_they_fit(tmp_path, tiny_spec, capfd):
     """The system itself refuses: torch's allocator gets no more than so many bytes."""
-    wide = {"family": "mlp", "depth": 3, "width": 512, "batch_norm": False}
+    wide = {"family": "mlp", "depth": 3, "width": 1024, "batch_norm": False}  # more than what tests before it freed
     tiny_spec |= {"num_nets": 16, "num_architectures": 1, "train_images": 64, "eval_images": 16, "epochs": 1}
     tiny_spec |= {"snapshots": [0.0, 1.0]}
     tiny_spec["hyperparameters"]["batch_size"] = 64
@@ -104,7 +104,7 @@ def test_a_process_with_too_little_memory_halves_its_groups_until_they_fit(tmp_p
         small = check_spec(tiny_spec | {"architectures": [wide | {"width": 8}]}, "here")
         make_zoo(small, tmp_path / "small", processes=1)  # loads all libraries
         size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (size + 2**27, size + 2**27))
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**28, size + 2**28))
         make_zoo(spec, tmp_path / "zoo", processes=1)
 
     assert in_child(make) == 0
