@@ -21,7 +21,8 @@ from typing import Any
 from torch import Tensor
 
 from metanet.importers.intake import fitting
-from metanet.importers.intake.folder import Folder, parse_json
+from metanet.importers.intake.folder import Folder
+from metanet.importers.intake.json_text import parse_json
 from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.source import Foreign, LeftOut, Source
 

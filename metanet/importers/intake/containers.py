@@ -17,7 +17,7 @@ import numpy as np
 from metanet.commandline import RefusedError
 from metanet.importers.intake import arrays, checkpoints, pickles, zips
 from metanet.importers.intake.arrays import Array
-from metanet.importers.intake.folder import distinct
+from metanet.importers.intake.json_text import distinct
 
 MOST_BYTES = 8 << 30  # of a file
 MOST_HEADER_BYTES = 1 << 24  # of a safetensors file

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import io
 import itertools
-import json
 import mmap
 import os
 import stat
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from metanet.commandline import RefusedError
+from metanet.importers.intake.json_text import parse_json
 
 MOST_TEXT_BYTES = 1 << 28  # of a JSON or CSV file, unpacked, and of raw numbers
 MOST_PATH = 1024  # characters
@@ -244,23 +244,3 @@ def path_problem(name: str) -> str | None:
     if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
         return "an absolute path"
     return "a path upwards" if ".." in name.split("/") else None
-
-
-def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; one name for two values is an error, because readers differ in which they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"two values are called {next(name for name in names if names.count(name) > 1)[:80]!r}")
-    return found
-
-
-def parse_json(text: str, where: str) -> Any:
-    """Raises ValueError, which names `where`, for what is no JSON."""
-    try:
-        found = json.loads(text, object_pairs_hook=distinct)
-        if "\\u" in text:
-            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text: UnicodeEncodeError
-        return found
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: no readable JSON ({error})") from error

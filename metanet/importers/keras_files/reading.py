@@ -14,7 +14,7 @@ import h5py
 
 from metanet.commandline import RefusedError
 from metanet.importers.intake import containers
-from metanet.importers.intake.folder import parse_json
+from metanet.importers.intake.json_text import parse_json
 from metanet.importers.keras_files import configuration, hdf5
 from metanet.importers.keras_files.weights import LAYERS, Weights
 
