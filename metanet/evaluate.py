@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import rich
+import rich.console
 import torch
 from omegaconf import OmegaConf
 from rich.table import Column, Table
@@ -137,7 +137,7 @@ def show(targets: Sequence[Target], summary: Mapping[str, Mapping[str, float]], 
             f"{values['score']:.3f}",
             f"{values['low']:.3f} to {values['high']:.3f}",
         )
-    rich.print(table)
+    rich.console.Console().print(table)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import rich
+import rich.console
 import torch
 from rich.table import Column, Table
 from safetensors import SafetensorError, safe_open
@@ -133,7 +133,7 @@ def show(answers: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], tit
         known = about.get(name, "")
         told = f"{known:.3g}" if isinstance(known, float) else str(known)
         table.add_row(*row, *([told] if about else []))
-    rich.print(table)
+    rich.console.Console().print(table)
 
 
 if __name__ == "__main__":
