@@ -57,3 +57,16 @@ def of(*sizes: int) -> torch.Size:
 
 def words(*shape: int) -> Tensor:
     return torch.arange(math.prod(shape)).view(shape) % 5
+
+
+class Cases(dict[str, Counted]):
+    """The networks of a file by their names, as its decorator `case` adds them."""
+
+    def case(
+        self, *sizes: int, inputs: tuple[Any, ...] = (torch.Size((2, 3)),), name: str = ""
+    ) -> Callable[[Callable[[], nn.Module]], Any]:
+        def kept(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+            self[name or make.__name__] = Counted(make, sizes, inputs)
+            return make
+
+        return kept

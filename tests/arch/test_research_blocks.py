@@ -1,24 +1,15 @@
 """More networks as researchers write them: attention, mixing of places, images, shared parts, adapters."""
 
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.arch.counted import Counted, of
+from tests.arch.counted import Cases, of
 
-CASES: dict[str, Counted] = {}
-
-
-def case(*sizes: int, inputs: tuple[Any, ...] = (of(2, 3),)) -> Callable:
-    def kept(make: type[nn.Module]) -> type[nn.Module]:
-        CASES[make.__name__] = Counted(make, sizes, inputs)
-        return make
-
-    return kept
+CASES = Cases()
+case = CASES.case
 
 
 class MixerBlock(nn.Module):

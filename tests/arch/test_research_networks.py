@@ -1,8 +1,6 @@
 """Networks as researchers write them: each traces whole, and its group is as large as counted by hand, and sound."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -10,17 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.arch.counted import Counted, of, words
+from tests.arch.counted import Cases, of, words
 
-CASES: dict[str, Counted] = {}
-
-
-def case(*sizes: int, inputs: tuple[Any, ...] = (of(2, 3),), name: str = "") -> Callable:
-    def kept(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        CASES[name or make.__name__] = Counted(make, sizes, inputs)
-        return make
-
-    return kept
+CASES = Cases()
+case = CASES.case
 
 
 class Block(nn.Module):
