@@ -1,6 +1,5 @@
 """More networks as researchers write them: attention, mixing of places, images, shared parts, adapters."""
 
-
 import pytest
 import torch
 from torch import Tensor, nn

@@ -9,7 +9,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
+from metanet.importers.intake.writing import import_zoo
 from metanet.importers.keras_files.weights import place
 from tests.importers import foreign
 
@@ -168,3 +170,15 @@ def start(name: str, *shape: int) -> Config:
 
 def dense(name: str, units: int, *nodes: Any, **config: Any) -> Config:
     return described("Dense", name, {"units": units, **config}, inbound_nodes=list(nodes))
+
+
+X = np.random.default_rng(0).normal(size=(2, 3)) / 4
+INNER = integers([(3, 3), (3,)], 0)  # weights of a dense layer inside another
+
+
+def computed(path: Path, folder: Path, x: np.ndarray) -> Any:
+    """What the imported net makes of x."""
+    zoo = import_zoo("keras", path, folder / "zoo")
+    with torch.no_grad():
+        found = zoo.module(0, 0).double()(torch.from_numpy(x))
+    return [one.numpy() for one in found] if isinstance(found, tuple) else found.numpy()

@@ -1,16 +1,17 @@
 """Keras: models inside models, in the manner of Keras 2 and 3, against NumPy."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from metanet.commandline import RefusedError
 from metanet.importers.intake.writing import import_zoo
 from tests.importers.keras_written import (
+    INNER,
     Config,
+    X,
+    computed,
     dense,
     described,
     functional,
@@ -24,16 +25,7 @@ from tests.importers.keras_written import (
     use,
 )
 
-
-def computed(path: Path, folder: Path, x: np.ndarray) -> Any:
-    zoo = import_zoo("keras", path, folder / "zoo")
-    with torch.no_grad():
-        found = zoo.module(0, 0).double()(torch.from_numpy(x))
-    return [one.numpy() for one in found] if isinstance(found, tuple) else found.numpy()
-
-
-X = np.random.default_rng(0).normal(size=(2, 3)) / 4
-INNER, CHAIN = integers([(3, 3), (3,)], 0), integers([(3, 2), (2,)], 1)
+CHAIN = integers([(3, 2), (2,)], 1)
 
 
 def nested(old: bool) -> Config:

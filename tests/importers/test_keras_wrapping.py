@@ -14,7 +14,10 @@ import torch
 from metanet.importers.intake.writing import import_zoo
 from tests.importers import keras_reference
 from tests.importers.keras_written import (
+    INNER,
     Config,
+    X,
+    computed,
     dense,
     described,
     functional,
@@ -26,7 +29,6 @@ from tests.importers.keras_written import (
     start,
     use,
 )
-from tests.importers.test_keras_nesting import INNER, X, computed
 
 SEQUENCE = np.random.default_rng(1).normal(size=(2, 5, 3)) / 4
 LSTM = {"units": 2, "activation": "tanh", "recurrent_activation": "sigmoid"}
