@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
 from metanet.zoo import convolutions
 from metanet.zoo.nets import ACTIVATIONS, OWN
+from metanet.zoo.stack_functions import Cat, Split
 from metanet.zoo.stack_memory import FUSED, Memory, activated
 from metanet.zoo.stack_rules import FRESH_GRADIENT, FUNCTION_RULES, LAYER_RULES, SAME_MEMORY, Call, Tensors
 
@@ -85,9 +85,9 @@ class Stack:
             return activated(self._name(layer), x, memory)
         dim = 1 if x.dim() == 4 else 0
         sizes = [count * (x.shape[dim] // self.nets) for _, count in self.activations]
-        pieces: tuple[Tensor, ...] = _Split.apply(x, sizes, dim)  # type: ignore[assignment]
+        pieces: tuple[Tensor, ...] = Split.apply(x, sizes, dim)  # type: ignore[assignment]
         values = [activated(name, piece, _OWN) for (name, _), piece in zip(self.activations, pieces, strict=True)]
-        return _Cat.apply(sizes, dim, *values)  # type: ignore[return-value]
+        return Cat.apply(sizes, dim, *values)  # type: ignore[return-value]
 
     def _fused(self, module: nn.Module, node: fx.Node) -> str | None:
         """The activation that a convolution does too: if it alone reads the convolution, and all nets have the same."""
@@ -151,32 +151,6 @@ def _has_own_gradient(module: nn.Module, node: fx.Node) -> bool:
 
 
 _OWN = Memory(spare=True, own_gradient=True)
-
-
-class _Split(torch.autograd.Function):
-    """torch.split into dense copies: exp and tanh are 3-10 times slower on strided values than on copied ones."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:
-        ctx.dim = dim
-        return tuple(piece.clone() for piece in x.split(sizes, dim))
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        return torch.cat(gradients, ctx.dim), None, None
-
-
-class _Cat(torch.autograd.Function):
-    """torch.cat whose gradients are dense copies."""
-
-    @staticmethod
-    def forward(ctx, sizes: list[int], dim: int, *pieces: Tensor) -> Tensor:
-        ctx.sizes, ctx.dim = sizes, dim
-        return torch.cat(pieces, dim)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return None, None, *(piece.clone() for piece in gradient.split(ctx.sizes, ctx.dim))
 
 
 class _Tracer(fx.Tracer):

@@ -23,6 +23,7 @@ from metanet import seeding
 from metanet.zoo.convolutions import Options
 from metanet.zoo.layers import AddShared, Attend, Largest, PixelSet, ReadOut, Rows, Scale, Tokens
 from metanet.zoo.nets import ACTIVATIONS
+from metanet.zoo.stack_functions import Flatten, LinearOfTokens, Mean
 from metanet.zoo.stack_memory import Memory
 
 Tensors = Mapping[str, Tensor]  # by state_dict name, each [nets, *shape]
@@ -92,9 +93,7 @@ def _both(sizes: tuple[int, ...], across: int) -> tuple[int, int]:
 def _linear(layer: nn.Linear, call: Call) -> Tensor:
     bias = call.vector("bias")
     if call.x.dim() == 5:
-        x, weight = call.x.flatten(1, 3), call.weight.mT
-        y = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.view(len(x), 1, -1), x, weight)
-        return y.view(*call.x.shape[:4], -1)
+        return LinearOfTokens.apply(call.x, call.weight, bias)  # type: ignore[return-value]
     assert call.x.dim() == 3, "a dense layer reads flat features or tokens"
     if bias is None:
         return torch.bmm(call.weight, call.x)
@@ -144,7 +143,7 @@ def _attend(layer: Attend, call: Call) -> Tensor:
 
 
 def _read_out(layer: ReadOut, call: Call) -> Tensor:
-    read = call.x[:, :, 0, 0] if layer.class_token else call.x.mean((2, 3))
+    read = call.x[:, :, 0, 0] if layer.class_token else Mean.apply(call.x)[:, :, 0, 0]
     return read.mT  # [nets, features, batch]
 
 
@@ -173,7 +172,7 @@ def _dropout(layer: nn.Dropout, call: Call) -> Tensor:
 def _pool(layer: nn.MaxPool2d | nn.AdaptiveAvgPool2d, call: Call) -> Tensor:
     x = _pixels(call.x)
     if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size == 1:
-        return _Mean.apply(x)  # type: ignore[return-value]
+        return Mean.apply(x)  # type: ignore[return-value]
     return layer(x)
 
 
@@ -182,38 +181,10 @@ def _pool_sequence(layer: nn.MaxPool1d, call: Call) -> Tensor:
     return F.max_pool2d(call.x, *sizes, layer.ceil_mode)  # type: ignore[arg-type]
 
 
-class _Mean(torch.autograd.Function):
-    """The mean over pixels; its gradient, equal for all pixels of a channel, takes no memory for each."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.shape = x.shape
-        return x.mean((2, 3), keepdim=True)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return (gradient / (ctx.shape[2] * ctx.shape[3])).expand(ctx.shape)
-
-
 def _flatten(call: Call) -> Tensor:
     if call.x.dim() == 5:
         return rearrange(call.x, "n b c h w -> n (c h w) b")
-    return _Flatten.apply(call.x, call.stack.nets) if call.x.dim() == 4 else call.x  # type: ignore[return-value]
-
-
-class _Flatten(torch.autograd.Function):
-    """Values with pixels as flat ones; their gradient lies in memory as they do."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, nets: int) -> Tensor:
-        ctx.size = x.shape[2:]
-        return rearrange(x, "b (n c) h w -> n (c h w) b", n=nets)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        height, width = ctx.size
-        pixels = rearrange(gradient, "n (c h w) b -> b h w (n c)", h=height, w=width).contiguous()
-        return pixels.movedim(3, 1), None
+    return Flatten.apply(call.x, call.stack.nets) if call.x.dim() == 4 else call.x  # type: ignore[return-value]
 
 
 LAYER_RULES: dict[type[nn.Module], Callable[[Any, Call], Tensor]] = {
