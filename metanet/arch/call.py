@@ -38,6 +38,7 @@ class Call:
     shape: tuple[int, ...]  # of the output
     record: Record
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)  # of tensor arguments by name, of the output as ""
+    readers: int = 1  # operators that read the output, or parts of it
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]

@@ -33,11 +33,12 @@ def decomposed(node: Node) -> fx.GraphModule | None:
     table = {target: decomposition_table[target]} if target in decomposition_table else {}
     try:
         module = make_fx(function, decomposition_table=table, tracing_mode="fake")(*examples)
-        if writes_into_views(module.graph):
-            module = make_fx(functionalize(function), decomposition_table=table, tracing_mode="fake")(*examples)
+        if writes_into_views(module.graph):  # of the parts: torch cannot do it of the operator itself
+            module = make_fx(functionalize(module), tracing_mode="fake")(*examples)
     except Exception:  # whatever stops torch, the operator is then one that has no rule
         return None
-    return module if _is_news(module.graph.nodes, target) else None
+    news = _is_news(module.graph.nodes, target) and not writes_into_views(module.graph)
+    return module if news else None
 
 
 def _example(node: Node) -> Tensor | None:

@@ -31,7 +31,11 @@ _PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
 _ABSENT = object()
 _REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 # Constants of the shape of an activation: nothing else of it is read.
-_SHAPE_ONLY = {"aten.zeros_like": 0.0, "aten.ones_like": 1.0, "aten.new_zeros": 0.0, "aten.new_ones": 1.0}
+_SHAPE_ONLY = {
+    **dict.fromkeys(("aten.zeros_like", "aten.new_zeros", "aten.empty_like", "aten.new_empty"), 0.0),
+    **dict.fromkeys(("aten.ones_like", "aten.new_ones"), 1.0),
+}
+_FILLED = ("aten.full_like", "aten.new_full")  # the same with a number of their own
 
 
 @dataclass
@@ -129,8 +133,9 @@ class Walk:
                 "it draws random numbers in eval mode too, so the net is no function of its inputs and weights. "
                 "Trace a part without it, or let the numbers be an input."
             )
-        if call.operator in _SHAPE_ONLY:
-            self.values[node] = torch.full(call.shape, _SHAPE_ONLY[call.operator])
+        if call.operator in _SHAPE_ONLY or (call.operator in _FILLED and call.is_number("fill_value")):
+            number = call["fill_value"] if call.operator in _FILLED else _SHAPE_ONLY[call.operator]
+            self.values[node] = torch.full(call.shape, number, dtype=call.dtypes.get(""))
             return
         rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_")) or rules.BY_OPERATOR.get(call.operator)
         value = rule(call) if rule is not None else self._in_parts(node, origin, call)
@@ -230,7 +235,8 @@ class Walk:
         name = ".".join(str(node.target).split(".")[:2]) if schema is not None else str(node.target)
         stack = list((origin.meta.get("nn_module_stack") or {}).values())
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-        return Call(name, stack[-1][0] if stack else "", _source(origin), arguments, shape, self.record, dtypes)
+        module, source, readers = stack[-1][0] if stack else "", _source(origin), len(node.users)
+        return Call(name, module, source, arguments, shape, self.record, dtypes, readers)
 
     def _finish_outputs(self) -> None:
         """The order of the network's outputs is fixed, and their spaces are output spaces."""

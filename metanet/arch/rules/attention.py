@@ -12,7 +12,7 @@ from metanet.arch.call import Call, Rule
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.rules.linear import matrices
 from metanet.arch.rules.normalisation import within
-from metanet.arch.value import Value, draft_of
+from metanet.arch.value import Value
 
 
 def _softmax(kind: str) -> Rule:
@@ -25,8 +25,7 @@ def _softmax(kind: str) -> Rule:
 def normalised(call: Call, x: Value, dim: int, kind: str) -> Value:
     """The softmax along an axis: of places an operation, of channels one over all nodes or the members of groups."""
     dim %= len(x.axes)
-    if draft_of(x).undecided is not None:
-        raise call.unsupported("it is taken of a network input, before a layer has read it")
+    call.guess(x)
     if not x.carries(dim):
         x, ranks = call.ranked(x, [dim])
         return call.operate(x, kind, axes=ranks)

@@ -34,14 +34,28 @@ def logical_not(call: Call) -> Value:
     return call.operate(call.activation("self"), "compare", relation=RELATIONS["eq"], value=0.0)
 
 
+def _truth(call: Call, name: str) -> Operand:
+    """Whether the argument is other than zero; bitwise operators take truth values alone."""
+    value, is_truth = call[name], call.dtypes.get(name) == torch.bool
+    if is_truth or not isinstance(value, Value):
+        return value if is_truth else torch.as_tensor(value).bool()
+    if "bitwise" in call.operator or "__" in call.operator:
+        raise call.unsupported("there is a rule for truth values only")
+    return call.operate(call.active(value), "compare", relation=RELATIONS["ne"], value=0.0)
+
+
 def _logical(kind: str) -> Rule:
     def logical(call: Call) -> Value:
         """aten.logical_and(self, other), aten.bitwise_and of truth values, ...: a product, or the larger one."""
-        if call.dtypes.get("self") != torch.bool or call.dtypes.get("other") != torch.bool:
-            raise call.unsupported("there is a rule for truth values only")
-        return join(call, kind, call["self"], call["other"])
+        return join(call, kind, _truth(call, "self"), _truth(call, "other"))
 
     return logical
+
+
+def either(call: Call) -> Value:
+    """aten.logical_xor(self, other), aten.bitwise_xor of truth values: whether they differ."""
+    difference = join(call, "add", _truth(call, "self"), scaled(call, _truth(call, "other"), -1))
+    return call.operate(difference, "compare", relation=RELATIONS["ne"], value=0.0)
 
 
 def where(call: Call) -> Value:
@@ -114,6 +128,7 @@ RULES: dict[str, Rule] = {
     "aten.bitwise_not": logical_not,
     **dict.fromkeys(("aten.logical_and", "aten.bitwise_and"), _logical("mul")),
     **dict.fromkeys(("aten.logical_or", "aten.bitwise_or"), _logical("maximum")),
+    **dict.fromkeys(("aten.logical_xor", "aten.bitwise_xor"), either),
     "aten.where": where,
     "aten.masked_fill": masked_fill,
     "aten.maximum": _extreme("maximum"),
@@ -129,6 +144,8 @@ EXAMPLES: dict[str, Example] = {
     "aten.bitwise_and": ((4, 5), lambda: lambda x: x * torch.bitwise_and(x > -0.5, x.tanh() < 0.3)),
     "aten.logical_or": ((4, 5), lambda: lambda x: x * torch.logical_or(x < -0.5, x.tanh() > 0.3)),
     "aten.bitwise_or": ((4, 5), lambda: lambda x: x * torch.bitwise_or(x < -0.5, x.tanh() > 0.3)),
+    "aten.logical_xor": ((4, 5), lambda: lambda x: x * torch.logical_xor(x.floor(), x.tanh().round())),
+    "aten.bitwise_xor": ((4, 5), lambda: lambda x: x * torch.bitwise_xor(x > -0.5, x.tanh() > 0.3)),
     "aten.where": ((6, 5), lambda: _Masked(lambda scores, future: torch.where(future, -1e9, scores))),
     "aten.masked_fill": ((6, 5), lambda: _Masked(lambda scores, future: scores.masked_fill(future, -1e9))),
     "aten.maximum": ((4, 5), lambda: lambda x: torch.maximum(x, x.square() - 0.5)),

@@ -43,11 +43,16 @@ def _extreme(largest: bool) -> Rule:
         x = call.activation("self")
         if call["dim"] is None:
             raise call.unsupported("there is a rule for places along one axis only")
-        dim = call["dim"] % len(x.axes)
-        y = ranked(call, x, dim, 1, largest, "topk_places")
-        return y if call["keepdim"] else replace(y, axes=y.axes[:dim] + y.axes[dim + 1 :])
+        return place_of_extreme(call, x, call["dim"], call["keepdim"], largest)
 
     return extreme
+
+
+def place_of_extreme(call: Call, x: Value, dim: int, keep: bool, largest: bool) -> Value:
+    """Where the largest (or smallest) number along an axis stands."""
+    dim %= len(x.axes)
+    y = ranked(call, x, dim, 1, largest, "topk_places")
+    return y if keep else replace(y, axes=y.axes[:dim] + y.axes[dim + 1 :])
 
 
 def ranked(call: Call, x: Value, dim: int, count: int, largest: bool, kind: str) -> Value:

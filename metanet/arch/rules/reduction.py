@@ -1,7 +1,7 @@
 """Means, sums and extremes over axes: over positions an operation, over channels links to the nodes that are left."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 from metanet.arch.call import Call, Example, Rule
 from metanet.arch.combine import combine
 from metanet.arch.rules.arithmetic import join
-from metanet.arch.rules.ranking import laid
+from metanet.arch.rules.ranking import laid, place_of_extreme
 from metanet.arch.value import Value
 
 RUNNING = ("cumsum", "logcumsumexp")
@@ -32,16 +32,35 @@ def _rule(kind: str) -> Rule:
 
 
 def _extreme(kind: str) -> Rule:
-    def extreme(call: Call) -> Value | list[Value]:
-        """aten.max and aten.min: of all numbers, along an axis (with its place, which is refused), or of two values."""
+    def extreme(call: Call) -> Value | list[Callable[[], Value]]:
+        """aten.max and aten.min: of all numbers, along an axis (with its place), or of two values."""
         if "other" in call.arguments:
             return join(call, {"amax": "maximum", "amin": "minimum"}[kind], call["self"], call["other"])
         x = call.activation("self")
         if "dim" not in call.arguments:
             return reduced(call, x, range(len(x.axes)), kind, keep=False)
-        return [reduced(call, x, _axes(x, call["dim"]), kind, call["keepdim"])]
+        x = replace(x, shared=True) if call.readers > 1 else x
+        return [
+            lambda: reduced(call, x, _axes(x, call["dim"]), kind, call["keepdim"]),
+            lambda: place_of_extreme(call, x, call["dim"], call["keepdim"], largest=kind == "amax"),
+        ]
 
     return extreme
+
+
+def _with_mean(kind: str) -> Rule:
+    def with_mean(call: Call) -> list[Callable[[], Value]]:
+        """aten.var_mean(self, dim, correction | unbiased, keepdim), aten.std_mean: that, and the mean."""
+        x, given = replace(call.activation("self"), shared=True), dict(call.arguments)
+        over, keep = _axes(x, given.get("dim")), given.get("keepdim", False)
+        count = math.prod(x.shape[axis] for axis in over)
+        degrees = given["correction"] if "correction" in given else int(given["unbiased"])
+        return [
+            lambda: corrected(call, reduced(call, x, over, "var", keep), kind, count, degrees),
+            lambda: reduced(call, x, over, "mean", keep),
+        ]
+
+    return with_mean
 
 
 def _running(kind: str) -> Rule:
@@ -138,6 +157,8 @@ RULES: dict[str, Rule] = {
     "aten.min": _extreme("amin"),
     **{f"aten.{kind}": _running(kind) for kind in RUNNING},
     "aten.linalg_vector_norm": norm,
+    "aten.var_mean": _with_mean("var"),
+    "aten.std_mean": _with_mean("std"),
 }
 OPERATIONS: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("mean", "sum", "prod", "amax", "amin", "var", *RUNNING), ("axes",)
@@ -151,9 +172,17 @@ EXAMPLES: dict[str, Example] = {
     "aten.prod": ((4, 3, 5), lambda: lambda x: x.prod(2) * x.prod(1).sum(1)[:, None]),
     "aten.max": (
         (4, 3, 5),
-        lambda: lambda x: x.max(2)[0] * x.max(1)[0].sum(1)[:, None] + torch.max(x.tanh(), x).sum(2),
+        lambda: lambda x: x.max(2)[0] * x.max(1)[0].sum(1)[:, None] + torch.max(x.tanh(), x).sum(2) + x.max(2)[1],
     ),
-    "aten.min": ((4, 5), lambda: lambda x: x.min(2)[0] * x.tanh().min() + torch.min(x.tanh(), x).sum(2)),
+    "aten.min": (
+        (4, 5),
+        lambda: lambda x: x.min(2)[0] * x.min(2)[1] * x.tanh().min() + torch.min(x.tanh(), x).sum(2),
+    ),
+    "aten.var_mean": (
+        (4, 5),
+        lambda: lambda x: torch.mul(*torch.var_mean(x, 2)) + torch.var_mean(x, 1)[1].sum(1)[:, None],
+    ),
+    "aten.std_mean": ((4, 5), lambda: lambda x: torch.mul(*torch.std_mean(x, 2, correction=0))),
     **{f"aten.{kind}": ((4, 5), partial(lambda kind: lambda x: getattr(x, kind)(2), kind)) for kind in RUNNING},
     "aten.amax": ((4, 3, 5), lambda: lambda x: x.amax(2) * x.amax((1, 2))[:, None]),
     "aten.amin": ((4, 3, 5), lambda: lambda x: x.amin(2) * x.amin(1)[:, :1]),

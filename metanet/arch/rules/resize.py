@@ -1,5 +1,6 @@
 """Operators that change the grid and treat every channel alike: pads, upsampling, rolls, pixel shuffles."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ OPERATIONS = {
     **dict.fromkeys(("pad_reflect", "pad_replicate", "pad_circular"), ("before", "after")),
     **dict.fromkeys(("upsample_nearest", "upsample_nearest_exact"), ("output", "factor")),
     "roll": ("axes", "shifts"),
-    **dict.fromkeys(("upsample_linear", "upsample_cubic"), ("output", "factor", "align_corners")),
+    **dict.fromkeys(
+        ("upsample_linear", "upsample_cubic", "upsample_linear_smooth", "upsample_cubic_smooth"),
+        ("output", "factor", "align_corners"),
+    ),
 }
 
 LINEAR = tuple(kind for kind in OPERATIONS if kind != "pad")
@@ -114,6 +118,8 @@ RULES: dict[str, Rule] = {
     "aten.upsample_bilinear2d": _upsample("upsample_linear"),
     "aten.upsample_trilinear3d": _upsample("upsample_linear"),
     "aten.upsample_bicubic2d": _upsample("upsample_cubic"),
+    "aten._upsample_bilinear2d_aa": _upsample("upsample_linear_smooth"),
+    "aten._upsample_bicubic2d_aa": _upsample("upsample_cubic_smooth"),
 }
 _GRIDS = {1: (3, 4), 2: (3, 4, 5), 3: (3, 2, 3, 2)}
 EXAMPLES: dict[str, Example] = {
@@ -130,4 +136,11 @@ EXAMPLES: dict[str, Example] = {
     "aten.upsample_bilinear2d": ((3, 4, 5), lambda: nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)),
     "aten.upsample_trilinear3d": ((3, 2, 3, 2), lambda: nn.Upsample(4, mode="trilinear")),
     "aten.upsample_bicubic2d": ((3, 4, 5), lambda: nn.Upsample(scale_factor=2, mode="bicubic")),
+    **{
+        f"aten._upsample_{mode}2d_aa": (
+            (3, 4, 5),
+            partial(lambda mode: lambda x: F.interpolate(x, (3, 4), mode=mode, antialias=True), mode),
+        )
+        for mode in ("bilinear", "bicubic")
+    },
 }

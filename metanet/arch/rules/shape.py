@@ -150,8 +150,9 @@ class _Repeat(nn.Module):
         return x.repeat(1, 1, 2) + x.repeat_interleave(2, 2)
 
 
+ALPHA = ("aten.alpha_dropout", "aten.feature_alpha_dropout")
 RULES = {
-    **dict.fromkeys(("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout"), identity),
+    **dict.fromkeys(("aten.dropout", "aten.feature_dropout", *ALPHA), identity),
     **dict.fromkeys(("aten.contiguous", "aten.alias", "aten.detach"), identity),
     **dict.fromkeys(("aten.clone", "aten.lift_fresh_copy"), copy),
     **dict.fromkeys(("aten.to", "aten.type_as", "aten._to_copy"), cast),
@@ -173,6 +174,7 @@ EXAMPLES = {
     "aten.dropout": ((4, 5), lambda: nn.Dropout(0.5)),
     "aten.feature_dropout": ((4, 5, 5), lambda: nn.Dropout2d(0.5)),
     "aten.alpha_dropout": ((4, 5), lambda: nn.AlphaDropout(0.5)),
+    "aten.feature_alpha_dropout": ((4, 5), lambda: nn.FeatureAlphaDropout(0.5)),
     "aten.contiguous": ((4, 5), lambda: lambda x: x.transpose(1, 2).contiguous().transpose(1, 2)),
     "aten.alias": ((4, 5), lambda: torch.ops.aten.alias),
     "aten.detach": ((4, 5), lambda: torch.detach),
