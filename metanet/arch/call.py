@@ -122,11 +122,11 @@ class Call:
         """The type of one axis of a value; its positions are fixed."""
         dims = value.axes[axis]
         shape = tuple(dim.size for dim in dims)
+        self.chosen(value)
         if isinstance(value.home, Entry):
             groups = [[k for k, dim in enumerate(dims) if dim.axis == own] for own in range(len(value.sizes))]
             homes = list(zip(value.home.types, ({own: 1} for own in range(len(value.sizes))), strict=True))
         else:
-            self.chosen(value)
             groups = [[k for k, dim in enumerate(dims) if value.is_node(dim)]]
             homes = [(value.home.type, row_major(value.sizes, value.nodes))]
         parts, order = [], []
@@ -144,7 +144,13 @@ class Call:
         return renumber(merge(parts), to)
 
     def chosen(self, value: Value) -> None:
-        """Says that a single node of a space is read by itself, if that is what the value shows."""
+        """Says that a single node of a space, or place of an entry's axis, is read by itself, if it is."""
+        if isinstance(value.home, Entry):
+            walked = {dim.axis for row in value.axes for dim in row}
+            for own, type_ in enumerate(value.home.types):
+                if own not in walked and type_.size > 1:
+                    self.equate(select(type_, np.array([value.starts[own]])), fixed(1))
+            return
         draft = draft_of(value)
         if draft.type.size > 1 and not any(value.carries(axis) for axis in range(len(value.axes))):
             self.equate(select(draft.type, value.node_numbers([], []).reshape(-1)), fixed(1))

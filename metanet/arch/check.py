@@ -37,7 +37,7 @@ def check_symmetry(
         ValueError: the net's outputs are not finite.
     """
     generator = torch.Generator().manual_seed(0)
-    net = copy.deepcopy(module).double().eval()
+    net = copied(module).double().eval()
     state = net.state_dict() | _random_vectors(template, net.state_dict(), generator)
     state = {name: value for name, value in state.items() if name not in template.tied}
     inputs = tree_map(lambda one: _random_like(one, generator), (example_inputs, named_inputs))
@@ -61,6 +61,12 @@ def check_symmetry(
             "another architecture."
         )
     return worst
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy; tensors that the module has computed and holds (the old weight norm, pruning) are computed again."""
+    held = [one for child in module.modules() for one in vars(child).values() if isinstance(one, Tensor)]
+    return copy.deepcopy(module, {id(one): one.detach().clone() for one in held if not one.is_leaf})
 
 
 def _outputs(net: nn.Module, state: dict[str, Tensor], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Tensor]:

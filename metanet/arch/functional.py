@@ -28,7 +28,7 @@ def writes_into_views(graph: Graph) -> bool:
 def _is_plain(node: Node) -> bool:
     target = node.args[0]
     name = ".".join(str(node.target).split(".")[:2])
-    if name.removesuffix("_") not in rules.BY_OPERATOR or not isinstance(target, Node):
+    if rules.rule_of(name) is None or not isinstance(target, Node):
         return False
     return not _is_view(target) and not any(_is_view(user) for user in target.users if user is not node)
 

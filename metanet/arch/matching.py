@@ -7,7 +7,6 @@ Source: Ainsworth, Hayase and Srinivasa (2023), "Git Re-Basin", arXiv:2209.04836
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metanet.arch.assignment import Search, Tables, closest
+from metanet.arch.check import copied
 from metanet.arch.responses import responses
 from metanet.arch.symmetry import StateDict, Symmetry
 from metanet.arch.template import Template
@@ -188,7 +188,7 @@ def _products(
     """(weight, axis of its channels) -> mean product of each channel of `a` with each of `b`."""
     if not inputs:
         raise ValueError("matching by activations needs at least one batch of inputs")
-    net, sums, count = copy.deepcopy(module).eval(), {}, 0
+    net, sums, count = copied(module).eval(), {}, 0
     for batch in inputs:
         left_side, right_side = (responses(net, state, batch) for state in (a, b))
         count += len(batch)
@@ -202,7 +202,7 @@ def _products(
 
 def _with_batch_statistics(module: nn.Module) -> nn.Module:
     """A copy in eval mode whose norms use, and forget, the statistics of the batch."""
-    net = copy.deepcopy(module).eval()
+    net = copied(module).eval()
     for layer in net.modules():
         if getattr(layer, "running_mean", None) is not None:
             layer.train()

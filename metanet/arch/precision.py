@@ -13,6 +13,16 @@ _LOWER = (torch.float32, torch.float16, torch.bfloat16)
 _CASTS = {getattr(Tensor, name): Tensor.double for name in ("float", "half", "bfloat16")}
 
 
+_GROUPED = ("grouped_mm", "_grouped_mm")
+
+
+def _grouped(rows: Tensor, weight: Tensor, *, offs: Tensor, **unused: None) -> Tensor:
+    """What torch computes in lower precision only: the rows of each group times its matrix."""
+    assert not any(unused.values()), unused
+    starts = [0, *offs.tolist()]
+    return torch.cat([rows[start:end] @ one for start, end, one in zip(starts, starts[1:], weight, strict=False)])
+
+
 class Double(TorchFunctionMode):
     """Within it calls that ask for a lower precision get float64: norms, rotations and time steps often do."""
 
@@ -26,7 +36,7 @@ class Double(TorchFunctionMode):
             return one.double() if low else one  # a tensor that the module holds outside of its buffers
 
         args, kwargs = tree_map(doubled, (args, kwargs or {}))
-        call: Any = _CASTS.get(func, func)
+        call: Any = _grouped if getattr(func, "__name__", "") in _GROUPED else _CASTS.get(func, func)
         return call(*args, **kwargs)
 
     def __enter__(self) -> Double:

@@ -24,6 +24,7 @@ from metanet.arch.certificate import Scope
 from metanet.arch.decompose import decomposed
 from metanet.arch.layout import whole
 from metanet.arch.record import Record, UnsupportedOperator
+from metanet.arch.rules.grouped import Experts, applied, merged
 from metanet.arch.template import Operation
 from metanet.arch.value import Entry, SpaceDraft, Value, draft_of
 
@@ -137,7 +138,13 @@ class Walk:
             number = call["fill_value"] if call.operator in _FILLED else _SHAPE_ONLY[call.operator]
             self.values[node] = torch.full(call.shape, number, dtype=call.dtypes.get(""))
             return
-        rule = rules.BY_OPERATOR.get(call.operator.removesuffix("_")) or rules.BY_OPERATOR.get(call.operator)
+        rule = rules.rule_of(call.operator)
+        if any(isinstance(one, Experts) for one in known):
+            done = applied(call, rule)
+            if not isinstance(done, Call):
+                self._keep_experts(node, done, call)
+                return
+            call = done
         value = rule(call) if rule is not None else self._in_parts(node, origin, call)
         if isinstance(value, Value):
             read = [one for one in known if isinstance(one, Value)]
@@ -150,6 +157,14 @@ class Walk:
             if call.operator.endswith("_"):
                 self._overwrite(node, value, call)
         self.values[node] = value
+
+    def _keep_experts(self, node: Node, done: Any, call: Call) -> None:
+        """What a call gave of every expert; an in-place operator on it is its ordinary form (functional.py)."""
+        several = done if isinstance(done, list) else [done]
+        kept = [replace(one, value=replace(one.value, shared=True)) for one in several]
+        self.values[node] = kept if isinstance(done, list) else kept[0]
+        if call.operator.endswith("_") and not isinstance(done, list):
+            self.values[node.args[0]] = kept[0]  # type: ignore[index]
 
     def _in_parts(self, node: Node, origin: Node, call: Call) -> Any:
         """The value of an operator without a rule, by the rules of those that torch decomposes it into."""
@@ -242,12 +257,13 @@ class Walk:
         """The order of the network's outputs is fixed, and their spaces are output spaces."""
         specs = [s for s in self.program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
         names = [spec.arg.name for spec in specs]
-        by_name = {node.name: value for node, value in self.values.items() if isinstance(value, Value)}
+        by_name = {node.name: value for node, value in self.values.items() if isinstance(value, Value | Experts)}
         for place, name in enumerate(names):
             value = by_name.get(name)
+            call = Call("output", "", "", {}, (), self.record)
+            value = merged(call, value) if isinstance(value, Experts) else value
             if value is None or isinstance(value.home, Entry):
                 continue
-            call = Call("output", "", "", {}, value.shape, self.record)
             call.decide(value, [])
             mixed = any(value.carries(k) and any(not value.is_node(d) for d in row) for k, row in enumerate(value.axes))
             value = value if mixed else call.settled(value)

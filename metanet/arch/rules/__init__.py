@@ -13,6 +13,8 @@ whose targets add up what their sources hold. What is not named costs symmetry, 
 
 `LINKS` names the kinds of links that the rules of the file write; each has a type of edges of its own.
 
+`SAME`, where a file has it, maps operators of libraries to the ATen operator that does the same.
+
 `EXAMPLES` maps the operators of RULES to the shape [channels, *grid] of an input and a function that makes something to
 call on it (a module, or a function of a tensor) that uses the operator. tests/test_every_rule.py puts it between two
 layers and checks the rule there.
@@ -25,10 +27,17 @@ from metanet.arch.call import Example, Rule
 
 MODULES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
 BY_OPERATOR: dict[str, Rule] = {operator: rule for module in MODULES for operator, rule in module.RULES.items()}
+_SAME = {other: operator for module in MODULES for other, operator in getattr(module, "SAME", {}).items()}
 EXAMPLES: dict[str, Example] = {
     operator: example for module in MODULES for operator, example in module.EXAMPLES.items()
 }
 LINKS: tuple[str, ...] = tuple(dict.fromkeys(kind for module in MODULES for kind in module.LINKS))
+
+
+def rule_of(operator: str) -> Rule | None:
+    """The rule of an operator, or of the one that an in-place form or a library's own operator is."""
+    known = _SAME.get(operator, operator)
+    return BY_OPERATOR.get(known.removesuffix("_")) or BY_OPERATOR.get(known)
 
 
 def _named(*tables: str) -> frozenset[str]:

@@ -15,6 +15,7 @@ from metanet.arch.call import Call, Example, Rule
 from metanet.arch.rules.comparison import choice, filled
 from metanet.arch.rules.embedding import chosen
 from metanet.arch.rules.parts import cat_of, taken
+from metanet.arch.rules.picking import LETTERS, NEW, written
 from metanet.arch.value import Value
 
 
@@ -83,7 +84,7 @@ def _at(call: Call, base: Value | Tensor, dim: int, places: np.ndarray) -> Value
 
 
 def index_put(call: Call) -> Value:
-    """aten.index_put(self, indices, values, accumulate): one number where a mask holds, or places of one axis."""
+    """aten.index_put(self, indices, values, accumulate): one number where a mask holds, or places of an axis."""
     given = [(dim, one) for dim, one in enumerate(call["indices"]) if one is not None]
     if call["accumulate"] or len(given) != 1:
         raise call.unsupported("there is a rule for writing into places of one axis only, without adding")
@@ -94,6 +95,10 @@ def index_put(call: Call) -> Value:
         if isinstance(where, Value) or isinstance(values, Value):
             return choice(call, where, values, call["self"])
         return filled(call, call["self"], where, values.item())
+    if isinstance(where, Value) and len(where.shape) == 1:
+        letters = LETTERS[:dim] + NEW[0] + LETTERS[dim + 1 : len(call.shape)]
+        source = _spread(call, "values", (*call.shape[:dim], *where.shape, *call.shape[dim + 1 :]))
+        return written(call, "scattered", call["self"], source, dim, where, letters, NEW[0])
     if not isinstance(where, Tensor) or where.ndim != 1:
         raise call.unsupported("there is a rule for one axis whose places the code chooses only")
     places = where.numpy() % call.shape[dim]
@@ -125,6 +130,7 @@ def _select(y: Tensor, x: Tensor) -> None:
 
 
 def _mask(y: Tensor, x: Tensor) -> None:
+    y[:, :, x.mean((0, 1)).argsort()] = x.sin()
     y[x > 0.5] = -1.0
     y[:, :, torch.tensor([3, 0])] = x[:, :, 1:3]
 
