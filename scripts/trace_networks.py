@@ -5,7 +5,7 @@
     python scripts/trace_networks.py only=transformers check=true
 
 pytorchcv's networks have their published sizes and read an image, most of them of 224 x 224 pixels; those of
-transformers and monai are built small (scripts/networks.yaml); nothing is downloaded. Seconds are those of
+transformers and monai are built small (scripts/networks.yaml); nothing is downloaded. Seconds are processor time of
 `metanet.trace`, the export by torch included. With `check` a permuted copy of every network is compared with it in
 float64. A network that is refused has the reason in its row. Their packages are no dependencies of metanet; a network
 whose package is missing says so.
@@ -84,13 +84,13 @@ def row(name: str, make: Callable[[], nn.Module], inputs: tuple[Tensor, ...], ch
     except ImportError:
         return f"| {name} | package not installed | | | |"
     count = sum(parameter.numel() for parameter in net.parameters())
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         template = trace(net, *inputs)
     except ValueError as error:
         why = re.sub(r" \(/[^)]*\)|Add one to a file.*", "", str(error).splitlines()[0])  # without the place on disk
-        return f"| {name} | {count:,} | {time.perf_counter() - start:.1f} | | {why} |"
-    seconds = time.perf_counter() - start
+        return f"| {name} | {count:,} | {time.process_time() - start:.1f} | | {why} |"
+    seconds = time.process_time() - start
     error = f"{check_symmetry(template, net, *inputs, samples=1):.0e}" if check else ""
     return f"| {name} | {count:,} | {seconds:.1f} | {template.symmetry.log10_order:,.3f} | {error} |"
 

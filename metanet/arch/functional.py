@@ -1,4 +1,7 @@
-"""Writes into parts of a tensor (`y[:, 1:] = x`), as functions: the rules see values, never memory."""
+"""Writes into parts of a tensor (`y[:, 1:] = x`), as functions: the rules see values, never memory.
+
+What torch.vmap maps over one sample is written over all samples on the way.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,12 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     An in-place operator on a tensor of its own (`relu_`) stays: it is its ordinary form, whose result replaces what
     later readers see. One on a view, or on a tensor that a view shows too, would reach readers of the other.
     """
-    return program.run_decompositions({}) if writes_into_views(program.graph) else program
+    return program.run_decompositions({}) if writes_into_views(program.graph) or _maps(program.graph) else program
+
+
+def _maps(graph: Graph) -> bool:
+    """Whether torch.vmap has left its marks."""
+    return any(getattr(node.target, "__module__", "") == "torch._functorch.predispatch" for node in graph.nodes)
 
 
 def writes_into_views(graph: Graph) -> bool:

@@ -143,6 +143,10 @@ class Template:
         """Share of those values that a block or space really carries, in [0, 1]; `metanet.trace` gives 1 or fails."""
         return sum(int(mask.sum()) for mask in self._carried().values()) / max(1, self.num_params)
 
+    def incomplete(self) -> list[str]:
+        """The entries of which no block or space carries some values."""
+        return [name for name, mask in self._carried().items() if not mask.all()]
+
     def _carried(self) -> dict[str, np.ndarray]:
         """Which values of every entry a block or a space carries."""
         masks = {name: np.zeros(shape, dtype=bool) for name, shape in self.shapes.items()}

@@ -19,6 +19,7 @@ from metanet.arch.axes import factors_of
 from metanet.arch.certificate import certify, orbits
 from metanet.arch.functional import functional
 from metanet.arch.record import Record, UnsupportedOperator
+from metanet.arch.sizes import with_numbers
 from metanet.arch.symmetry import from_axes
 from metanet.arch.template import Block, Link, Space, Template
 from metanet.arch.value import Entry, SpaceDraft
@@ -49,14 +50,23 @@ def trace(module: nn.Module, *example_inputs: Any, **named_inputs: Any) -> Templ
     state = _state(module)
     tied = _tied(state)
     walk = _walk(_export(module, inputs), state, tied)
-    record, entries = walk.record, {name: value for name, value in walk.entries.items() if name not in tied}
-    steps = [step.part.name for step in record.steps if isinstance(step.part, Block)]
-    read = {*steps}.union(*(draft.vectors.values() for draft in record.spaces))
+    entries = walk.entries.keys() - tied.keys()
+    steps = {step.part.name for step in walk.record.steps if isinstance(step.part, Block)}
     if not steps:
         raise ValueError(f"{type(module).__name__} has no weight tensor, so there is nothing to make a graph of.")
-    if unread := sorted(entries.keys() - read):
+    if unread := sorted(entries - steps.union(*(draft.vectors.values() for draft in walk.record.spaces))):
         _check_unread(module, inputs, unread)
         walk.keep(unread)
+    template = _certified(walk, tied)
+    if incomplete := template.incomplete():  # of a stack of matrices some are not read
+        walk.keep(incomplete, moving=True)
+        template = _certified(walk, tied)
+    return template
+
+
+def _certified(walk: Walk, tied: Mapping[str, str]) -> Template:
+    """The template of what the walk has found, once its symmetry has passed the certificate."""
+    record, entries = walk.record, {name: value for name, value in walk.entries.items() if name not in tied}
     certify(record.equations, walk.scopes())
     number = {id(draft): place for place, draft in enumerate(record.spaces)}
     parts = [replace(part, source=number[id(a)], target=number[id(b)]) for part, a, b in record.steps]
@@ -67,7 +77,7 @@ def trace(module: nn.Module, *example_inputs: Any, **named_inputs: Any) -> Templ
         links=tuple(part for part in parts if isinstance(part, Link)),
         symmetry=from_axes({name: value.home.types for name, value in named.items() if isinstance(value.home, Entry)}),
         shapes={name: value.shape for name, value in entries.items()},
-        tied=tied,
+        tied=dict(tied),
     )
 
 
@@ -113,7 +123,7 @@ def _export(module: nn.Module, inputs: Inputs) -> ExportedProgram:
     with _eval_mode(module), torch.no_grad(), _no_logs(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the module itself warns of is no news of this call
         try:
-            return functional(torch.export.export(module, *inputs, strict=False))
+            return with_numbers(functional(torch.export.export(module, *inputs, strict=False)))
         except Exception as error:
             why = next((line for line in str(error).splitlines() if line.strip()), "")
             why = f"{type(error).__name__}: {why}" if isinstance(error, LookupError) or not why else why

@@ -65,11 +65,12 @@ class Walk:
         entries = [value.home.types for value in self.entries.values() if isinstance(value.home, Entry)]
         return [*self.record.scopes, *((draft.type,) for draft in self.record.spaces), *entries]
 
-    def keep(self, names: Sequence[str]) -> None:
-        """Gives parameters that nothing reads a space each, so that the graph holds them; nothing moves in them."""
+    def keep(self, names: Sequence[str], moving: bool = False) -> None:
+        """Gives parameters a space each, so that the graph holds them; nothing moves in those that nothing reads."""
         call = Call("unread", "", "", {}, (), self.record)
         for name in names:
-            call.decide(call.active(self.entries[name]), [])
+            value = self.entries[name]
+            call.decide(call.active(value), range(len(value.sizes)) if moving else [])
 
     def _compute(self, node: Node, origin: Node) -> None:
         """The value of a node; `origin` is the node of the exported graph that it belongs to."""
@@ -125,7 +126,7 @@ class Walk:
             self.values[node] = self._region(node, origin)
             return
         known = [self.values.get(argument) for argument in node.all_input_nodes]
-        if all(isinstance(one, Tensor) for one in known) and not _draws(node):
+        if all(isinstance(one, Tensor | int | float) for one in known) and not _draws(node):
             self.values[node] = self._evaluated(node, origin)
             return
         call = self._call(node, origin)
@@ -137,6 +138,9 @@ class Walk:
         if call.operator in _SHAPE_ONLY or (call.operator in _FILLED and call.is_number("fill_value")):
             number = call["fill_value"] if call.operator in _FILLED else _SHAPE_ONLY[call.operator]
             self.values[node] = torch.full(call.shape, number, dtype=call.dtypes.get(""))
+            return
+        if 0 in call.shape and isinstance(node.meta.get("val"), Tensor):
+            self.values[node] = torch.zeros(call.shape)  # it holds no number
             return
         rule = rules.rule_of(call.operator)
         if any(isinstance(one, Experts) for one in known):
@@ -154,6 +158,7 @@ class Walk:
                 shared=inherited or value.shared or len(node.users) > 1,
                 storage=next(self.memory) if value.storage is None else value.storage,
             )
+            assert value.shape == call.shape, (call.operator, value.shape, call.shape)
             if call.operator.endswith("_"):
                 self._overwrite(node, value, call)
         self.values[node] = value
@@ -199,9 +204,10 @@ class Walk:
 
     def _evaluated(self, node: Node, origin: Node) -> Any:
         """What an operator that reads no input and no parameter returns."""
-        if not callable(node.target) or not isinstance(node.target, torch._ops.OpOverload):
+        overload = isinstance(node.target, torch._ops.OpOverload)
+        if not callable(node.target) or not (overload or node.target.__module__ == "_operator"):
             raise self._call(node, origin).unsupported("no rule for this operator")
-        writes = node.target._schema.is_mutable  # the memory may be the module's own
+        writes = overload and node.target._schema.is_mutable  # the memory may be the module's own
         args, kwargs = map_arg(
             (node.args, node.kwargs), lambda one: self.values[one].clone() if writes else self.values[one]
         )

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+
+from metanet.arch.rules.grouped import product as grouped_product
 
 Grid = tuple[int, int]
 Made = tuple[nn.Module, Callable[..., Tensor], tuple[int, ...]]
@@ -142,11 +144,87 @@ def stacked(channels: int, grid: Grid, width: int) -> Made:
     return part, lambda part, x: torch.stack([one(x) for one in part], 1).softmax(1)[:, 1], (width, *grid)
 
 
+def filtered(channels: int, grid: Grid, width: int) -> Made:
+    """A layer over frequencies of the places."""
+
+    def function(part: nn.ParameterDict, x: Tensor) -> Tensor:
+        waves = torch.fft.rfft2(x)[..., :2]
+        weight = torch.view_as_complex(part["weight"])
+        return torch.fft.irfft2(torch.einsum("nixy,ioxy->noxy", waves, weight), s=grid)
+
+    rows, columns = grid[0], min(grid[1] // 2 + 1, 2)
+    return _table(weight=(channels, width, rows, columns, 2)), function, (width, *grid)
+
+
+def warped(channels: int, grid: Grid, width: int) -> Made:
+    """Read where a layer points to."""
+    part = nn.Conv2d(channels, 2, 1)
+    return part, lambda part, x: F.grid_sample(x, part(x).movedim(1, -1).tanh(), align_corners=False), (channels, *grid)
+
+
+def centred(channels: int, grid: Grid, width: int) -> Made:
+    def function(part: nn.ParameterDict, x: Tensor) -> Tensor:
+        return torch.exp(-torch.cdist(_tokens(x), part["centres"])).mT.unflatten(2, grid)
+
+    return _table(centres=(width, channels)), function, (width, *grid)
+
+
+def orthogonal_weight(channels: int, grid: Grid, width: int) -> Made:
+    part = orthogonal(nn.Linear(channels, width), orthogonal_map="cayley")
+    return part, lambda part, x: part(_tokens(x)).mT.unflatten(2, grid), (width, *grid)
+
+
+def of_a_stack(channels: int, grid: Grid, width: int) -> Made:
+    """Some matrices of a stack, each by itself."""
+
+    def function(part: nn.ParameterDict, x: Tensor) -> Tensor:
+        one, two = (_tokens(x) @ part["stack"][number] for number in (0, 2))
+        return (one.tanh() + two).mT.unflatten(2, grid)
+
+    return _table(stack=(3, channels, width)), function, (width, *grid)
+
+
+def grouped(channels: int, grid: Grid, width: int) -> Made:
+    """Experts that get the rows of their own."""
+    product = grouped_product()
+
+    def function(part: nn.ParameterDict, x: Tensor) -> Tensor:
+        rows = _tokens(x).flatten(0, 1)
+        ends = torch.tensor([rows.shape[0] // 2, rows.shape[0]])
+        inside = product(rows, part["up"], ends).sigmoid()
+        return product(inside, part["down"], ends).unflatten(0, (len(x), -1)).mT.unflatten(2, grid)
+
+    return _table(up=(2, channels, 3), down=(2, 3, width)), function, (width, *grid)
+
+
+def extremes(channels: int, grid: Grid, width: int) -> Made:
+    """Largest numbers, their places, and means beside variances."""
+
+    def function(part: nn.Module, x: Tensor) -> Tensor:
+        largest, places = x.max(3, keepdim=True)
+        variance, mean = torch.var_mean(x, 2, keepdim=True)
+        return x * largest - places * mean + variance.tan()
+
+    return nn.Identity(), function, (channels, *grid)
+
+
 KINDS: dict[str, Callable[[int, Grid, int], Made]] = {
     function.__name__: function
     for function in (
         *(weight_normed, spectral_normed, standardised, made_kernel, mixed, mixed_by_convolution, pooled_places),
         *(experts, recurrent, projected, embedded, gated, excited, shared, chosen, enlarged, shuffled_pixels),
-        *(rotated, reduced, normed, stacked),
+        *(
+            rotated,
+            reduced,
+            normed,
+            stacked,
+            filtered,
+            warped,
+            centred,
+            orthogonal_weight,
+            of_a_stack,
+            grouped,
+            extremes,
+        ),
     )
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from metanet.arch.call import Call
 from metanet.arch.combine import combine
 from metanet.arch.layout import REPEAT
+from metanet.arch.rules.functions import pair
 from metanet.arch.value import Entry, Value, draft_of
 
 Operand = Value | Tensor | int | float
@@ -69,7 +70,9 @@ def power(call: Call) -> Value:
 
 
 def remainder(call: Call) -> Value:
-    """aten.remainder(self, other) by a number that the code fixes."""
+    """aten.remainder(self, other)."""
+    if not call.is_number("other"):
+        return pair(call, call["self"], call["other"], "remainder")
     return call.operate(call.activation("self"), "remainder", value=call.number("other"))
 
 
@@ -147,6 +150,6 @@ EXAMPLES = {
     "aten.rsub": ((4, 5), lambda: lambda x: 1.5 - x),
     "aten.mul": ((4, 5), lambda: _Learned(lambda x, p: p * torch.sigmoid(x) * x * 1.5 * x.mean(2, keepdim=True), 1)),
     "aten.div": ((4, 5), lambda: lambda x: x / 1.5 / (x.abs() + 1) + torch.div(x, 0.3, rounding_mode="floor")),
-    "aten.remainder": ((4, 5), lambda: lambda x: x * x.remainder(0.5)),
+    "aten.remainder": ((4, 5), lambda: lambda x: x * x.remainder(0.5) + x.remainder(x.tanh() + 2)),
     "aten.pow": ((4, 5), lambda: lambda x: x**3 + 1.5**x + (x.square() + 1) ** x.tanh()),
 }

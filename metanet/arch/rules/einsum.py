@@ -10,6 +10,7 @@ from metanet.arch import layout
 from metanet.arch.call import Call
 from metanet.arch.combine import combine
 from metanet.arch.rules.linear import biased, weigh
+from metanet.arch.rules.picking import diagonal_of
 from metanet.arch.value import Entry, Value
 
 
@@ -17,8 +18,8 @@ def einsum(call: Call) -> Value:
     """aten.einsum(equation, tensors): two operands at a time, from the left."""
     operands = list(call["tensors"])
     letters, out = _letters(call["equation"], [len(one.shape) for one in operands])
-    if any(len(set(names)) < len(names) for names in letters):
-        raise call.unsupported(f"there is a rule for operands without a repeated letter, not {call['equation']!r}")
+    for number, names in enumerate(letters):
+        operands[number], letters[number] = _without_repeats(call, operands[number], names)
     if len(operands) == 1:
         return combine(call, ["sum"], operands, letters, out)
     if len(operands) > 2:  # those that the code fixes are no pair of their own
@@ -30,6 +31,19 @@ def einsum(call: Call) -> Value:
         operands[:2] = [_pair(call, operands[:2], letters[:2], both)]
         letters[:2] = [both]
     return _pair(call, operands, letters, out)
+
+
+def _without_repeats(call: Call, operand: Value | Tensor, names: str) -> tuple[Value | Tensor, str]:
+    """The diagonals along axes of one letter."""
+    for name in dict.fromkeys(names):
+        while names.count(name) > 1:
+            one, other = names.index(name), names.rindex(name)
+            if isinstance(operand, Tensor):
+                operand = operand.diagonal(0, one, other)
+            else:
+                operand = diagonal_of(call, operand, one, other)
+            names = "".join(letter for k, letter in enumerate(names) if k not in (one, other)) + name
+    return operand, names
 
 
 def _pair(call: Call, operands: list[Value | Tensor], letters: list[str], out: str) -> Value:
@@ -103,7 +117,8 @@ class _Projected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         heads = torch.einsum("bct,hcd->bhtd", x, self.into).tanh()
         scores = torch.einsum("...qd,...kd->...qk", heads, heads).softmax(-1)
-        return torch.einsum("bhqk,bhkd,hdc->bqc", scores, heads, self.back)
+        own = torch.einsum("bhqq->bq", scores)[..., None]
+        return torch.einsum("bhqk,bhkd,hdc->bqc", scores, heads, self.back) * own
 
 
 class _Pairs(nn.Module):

@@ -16,7 +16,7 @@ from metanet.arch.template import Block
 from metanet.arch.value import Value
 
 
-def embedding(call: Call) -> Value:
+def embedding(call: Call) -> Value | Tensor:
     """aten.embedding(weight [rows, channels], indices [*]) -> [*, channels]."""
     weight, indices = call.entry("weight"), call["indices"]
     if isinstance(indices, Tensor):
@@ -32,6 +32,7 @@ def embedding_bag(call: Call) -> list[Value]:
     if not regular or count % bags or call["per_sample_weights"] is not None or call["padding_idx"] not in (None, -1):
         raise call.unsupported("there is a rule for bags of one size only, without weights of their words or padding")
     y = _rows(call, weight, indices) if isinstance(indices, Tensor) else rows(call, weight, call.activation("indices"))
+    y = call.active(y)
     words = replace(y, axes=layout.reshape(y.axes, (bags, count // bags, weight.shape[1])))
     return [reduced(call, words, [1], ("sum", "mean", "amax")[call["mode"]], keep=False)]
 
@@ -51,7 +52,7 @@ def rows(call: Call, weight: Value, ids: Value) -> Value:
     return y
 
 
-def _rows(call: Call, weight: Value, indices: Tensor) -> Value:
+def _rows(call: Call, weight: Value, indices: Tensor) -> Value | Tensor:
     """Rows that the code fixes: a view of the table, if they are a strided walk through it."""
     axes = []
     for dim, size in enumerate(indices.shape):
@@ -64,8 +65,10 @@ def _rows(call: Call, weight: Value, indices: Tensor) -> Value:
     return replace(weight, axes=(*axes, weight.axes[1]), starts=(first, *weight.starts[1:]))
 
 
-def chosen(call: Call, x: Value, dim: int, indices: Tensor) -> Value:
-    """The positions or channels on an axis that the code chooses, [*indices] in their place."""
+def chosen(call: Call, x: Value, dim: int, indices: Tensor) -> Value | Tensor:
+    """The positions or channels on an axis that the code chooses, [*indices] in their place; nothing of a size of 0."""
+    if not indices.numel():
+        return torch.zeros([*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :]])
     x = call.active(x)
     if x.shape[dim] == 1:  # there is nothing to choose
         again = tuple((Dim(REPEAT, 1, size),) if size > 1 else () for size in indices.shape)
@@ -74,13 +77,12 @@ def chosen(call: Call, x: Value, dim: int, indices: Tensor) -> Value:
     if x.carries(dim):
         return _channels(call, x, dim, indices)
     x = call.settled(x)
-    home = x.positions.index(dim)
+    home, count = x.axes[dim][0].axis, indices.numel()
     table = hashlib.sha256(indices.to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
-    y = call.operate(x, "gather", axes=(home,), table=table)
-    sizes = (*y.sizes[:dim], indices.numel(), *y.sizes[dim + 1 :])
-    axes = layout.whole(sizes)
-    split = split_axis(axes[dim], indices)
-    return replace(y, sizes=sizes, axes=(*axes[:dim], *split, *axes[dim + 1 :]))
+    y = call.operate(x, "gather", axes=(x.positions.index(home),), table=table)
+    split = split_axis((Dim(home, 1, count),) if count > 1 else (), indices)
+    sizes = (*y.sizes[:home], count, *y.sizes[home + 1 :])
+    return replace(y, sizes=sizes, axes=(*y.axes[:dim], *split, *y.axes[dim + 1 :]))
 
 
 def _channels(call: Call, x: Value, dim: int, indices: Tensor) -> Value:

@@ -71,7 +71,8 @@ def applied(call: Call, rule: Rule | None) -> Any:
     more = {"dim": -1} if channels else {}
     inside = _changed(call, lambda one: one.value, between=True)
     result = rule(replace(inside, arguments=dict(inside.arguments) | more, shape=shape))
-    several = [Experts(one, given[0].ends) for one in (result if isinstance(result, list) else [result])]
+    values = [one for one in (result if isinstance(result, list) else [result]) if isinstance(one, Value)]
+    several = [Experts(one, given[0].ends) for one in values]
     return several if isinstance(result, list) else several[0]
 
 
@@ -104,28 +105,28 @@ class _Grouped(nn.Module):
         self.up, self.down = nn.Parameter(torch.randn(2, 4, 6)), nn.Parameter(torch.randn(2, 3, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, product = x.mT.flatten(0, 1), _product()
+        rows, multiplied = x.mT.flatten(0, 1), product()
         ends = torch.tensor([3, rows.shape[0]])
-        one, gate = product(rows, self.up, ends).chunk(2, -1)
-        return x + product(one * gate.sigmoid(), self.down, ends).unflatten(0, (len(x), -1)).mT
+        one, gate = multiplied(rows, self.up, ends).chunk(2, -1)
+        return x + multiplied(one * gate.sigmoid(), self.down, ends).unflatten(0, (len(x), -1)).mT
 
 
 @functools.cache
-def _product() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def product() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The operator in float64, of which torch has none."""
 
-    def product(rows: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+    def of_groups(rows: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
         starts = [0, *offs.tolist()]
         return torch.cat([rows[start:end] @ one for start, end, one in zip(starts, starts[1:], weight, strict=False)])
 
     schema = "(Tensor self, Tensor mat2, Tensor offs) -> Tensor"
-    operator = torch.library.custom_op("metanet::grouped_mm", product, mutates_args=(), schema=schema)
+    operator = torch.library.custom_op("metanet::grouped_mm", of_groups, mutates_args=(), schema=schema)
     operator.register_fake(lambda rows, weight, offs: rows.new_empty(rows.shape[0], weight.shape[2]))
     return operator
 
 
 # Operators of libraries that do what an ATen operator does.
-SAME = dict.fromkeys(("transformers.grouped_mm_fallback", "metanet.grouped_mm"), "aten._grouped_mm")
+SAME: dict[str, str] = dict.fromkeys(("transformers.grouped_mm_fallback", "metanet.grouped_mm"), "aten._grouped_mm")
 RULES: dict[str, Any] = {"aten._grouped_mm": grouped_mm}
 OPERATIONS: dict[str, tuple[str, ...]] = {}
 LINKS = ("expert", "expert_until")

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from metanet.arch import layout
 from metanet.arch.call import Call
 from metanet.arch.combine import combine
+from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value
 
 AFFINE = {"weight": "scale", "bias": "shift"}
@@ -58,7 +60,16 @@ def instance_norm(call: Call) -> Value:
 
 def layer_norm(call: Call) -> Value:
     """aten.layer_norm(input [..., channels], normalized_shape, weight, bias, eps)."""
+    if computed := [name for name in AFFINE if call[name] is not None and not _is_entry(call[name])]:
+        plain = layer_norm(replace(call, arguments={**call.arguments, **dict.fromkeys(computed)}))
+        for name in computed:  # as in a norm whose weight counts from one
+            plain = join(call, {"weight": "mul", "bias": "add"}[name], plain, call[name])
+        return plain
     return _over_channels(call, "layer_norm", AFFINE, eps=call["eps"])
+
+
+def _is_entry(value: Value | Tensor) -> bool:
+    return isinstance(value, Value) and value.entry is not None
 
 
 def rms_norm(call: Call) -> Value:
@@ -148,6 +159,14 @@ class _Norms(nn.Module):
         return self.channels(x.mT).mT + self.positions(x) * self.both(x)
 
 
+class _FromOne(nn.LayerNorm):
+    """A layer norm whose scale counts from one."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = functional.layer_norm(input, self.normalized_shape, self.weight + 1, self.bias, self.eps)
+        return super().forward(x.tanh())
+
+
 class _Written(nn.Module):
     """A module, of whose input one place is overwritten."""
 
@@ -182,7 +201,7 @@ EXAMPLES = {
     "aten.batch_norm": ((4, 5), lambda: nn.BatchNorm1d(4)),
     "aten._native_batch_norm_legit_no_training": ((4, 5), lambda: _Written(nn.BatchNorm1d(4))),
     "aten.instance_norm": ((4, 5), lambda: nn.InstanceNorm1d(4, affine=True)),
-    "aten.layer_norm": ((6, 5), lambda: _Norms(nn.LayerNorm)),
+    "aten.layer_norm": ((6, 5), lambda: _Norms(_FromOne)),
     "aten.rms_norm": ((6, 5), lambda: _Norms(nn.RMSNorm)),
     "aten.group_norm": ((6, 5), lambda: nn.GroupNorm(3, 6)),
 }

@@ -7,6 +7,7 @@ choose by "place", one kind for each axis that they choose on. Channels on such 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ LETTERS, NEW = "abcdefgh", "pqrstuvw"
 Some = Value | Tensor
 
 
-def index(call: Call) -> Value:
+def index(call: Call) -> Value | Tensor:
     """aten.index(self, indices): numbers of places of some axes, which broadcast; None for the other axes."""
     given = {dim: one for dim, one in enumerate(call["indices"]) if one is not None}
     dims, numbers = list(given), list(given.values())
@@ -63,6 +64,23 @@ def picked(call: Call, x: Some, dims: Sequence[int], numbers: Sequence[Some]) ->
     )
 
 
+def diagonal(call: Call) -> Value:
+    """aten.diagonal(self, offset, dim1, dim2): places that are as far on one axis as on another, as the last axis."""
+    return diagonal_of(call, call["self"], call["dim1"], call["dim2"], call["offset"])
+
+
+def diagonal_of(call: Call, x: Value, one: int, other: int, offset: int = 0) -> Value:
+    """The places at (i, i + offset) of two axes, as the last axis."""
+    dims = [one % len(x.shape), other % len(x.shape)]
+    starts = [max(-offset, 0), max(offset, 0)]
+    count = min(x.shape[dim] - start for dim, start in zip(dims, starts, strict=True))
+    order = sorted((0, 1), key=dims.__getitem__)
+    places = [torch.arange(count) + start for start in starts]
+    y = picked(call, x, [dims[k] for k in order], [places[k] for k in order])
+    new = min(dims) if abs(dims[0] - dims[1]) == 1 else 0
+    return replace(y, axes=(*y.axes[:new], *y.axes[new + 1 :], y.axes[new]))
+
+
 def _counts(one: Some, sizes: Sequence[int], size: int) -> int | None:
     """The axis of the broadcast numbers along which they are 0, 1, ..., size - 1, if there is one."""
     if not isinstance(one, Tensor) or one.numel() != size or size == 1 or size not in one.shape:
@@ -94,7 +112,7 @@ def _combined(
     return combine(call, [kind, *kinds], [x, *operands], ["".join(own), *names], out)
 
 
-def index_select(call: Call) -> Value:
+def index_select(call: Call) -> Value | Tensor:
     """aten.index_select(self, dim, index)."""
     dim = call["dim"] % len(call["self"].shape)
     if isinstance(call["index"], Tensor):
@@ -132,6 +150,12 @@ def _scatter(kind: str) -> Rule:
         return written(call, kind, base, source, dim, places, own, own)
 
     return scatter
+
+
+def scatter_reduce(call: Call) -> Value:
+    """aten.scatter_reduce(self, dim, index, src, reduce, include_self): a function of what comes to one place."""
+    y = _scatter("added")(replace(call, arguments={**call.arguments, "reduce": None}))
+    return call.operate(call.active(y), "function", table=f"scatter_reduce {call['reduce']} {call['include_self']}")
 
 
 def index_add(call: Call) -> Value:
@@ -175,9 +199,11 @@ def _scattered(x: Tensor) -> Tensor:
 RULES: dict[str, Rule] = {
     "aten.index": index,
     "aten.index_select": index_select,
+    "aten.diagonal": diagonal,
     "aten.gather": gather,
     "aten.scatter": _scatter("scattered"),
     "aten.scatter_add": _scatter("added"),
+    "aten.scatter_reduce": scatter_reduce,
     "aten.index_add": index_add,
 }
 OPERATIONS: dict[str, tuple[str, ...]] = {}
@@ -185,8 +211,16 @@ LINKS = ("picked", *PLACES, "scattered", "added", "slot", "base")
 EXAMPLES: dict[str, Example] = {
     "aten.index": ((4, 5), _Largest),
     "aten.index_select": ((4, 5), _Largest),
+    "aten.diagonal": (
+        (4, 5, 6),
+        lambda: lambda x: x.diagonal(1, 2, 3) * (x @ x.mT.tanh()).diagonal(0, 3, 2).sum(1)[:, None, None],
+    ),
     "aten.gather": ((4, 5), lambda: _gathered),
     "aten.scatter": ((4, 5), lambda: _scattered),
     "aten.scatter_add": ((4, 5), lambda: _scattered),
+    "aten.scatter_reduce": (
+        (4, 5),
+        lambda: lambda x: x.scatter_reduce(2, x.mean(1, keepdim=True).argsort(2).expand_as(x) // 2, 2 * x, "amax"),
+    ),
     "aten.index_add": ((4, 5), lambda: lambda x: x.index_add(2, x.mean((0, 1)).argsort(), x.tanh())),
 }

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from metanet.arch.axes import Factor, axis, fixed, merge
 from metanet.arch.call import Call, Example, Rule
 from metanet.arch.rules.parts import cat_of
+from metanet.arch.rules.ranking import laid
 from metanet.arch.value import Value, draft_of
 
 PADS = {"constant": "pad", "reflect": "pad_reflect", "replicate": "pad_replicate", "circular": "pad_circular"}
@@ -28,8 +29,8 @@ LINEAR = tuple(kind for kind in OPERATIONS if kind != "pad")
 
 
 def pad(call: Call) -> Value:
-    """aten.pad(self, pad, mode, value): rows and columns before and after each axis, the last axis first."""
-    x, sides = call.activation("self"), list(call["pad"])
+    """aten.pad(self, pad, mode, value), aten.constant_pad_nd: places around each axis, the last axis first."""
+    x, sides, mode = call.activation("self"), list(call["pad"]), call.arguments.get("mode", "constant")
     sides += [0] * (2 * len(x.axes) - len(sides))
     ends = list(zip(sides[::2], sides[1::2], strict=True))[::-1]  # per axis
     if not any(sides):
@@ -37,15 +38,16 @@ def pad(call: Call) -> Value:
     if draft_of(x).undecided is not None:
         call.channels(x, 1)
     places = [place for place, end in enumerate(ends) if any(end)]
-    if len(places) == 1 and x.carries(places[0]) and call["mode"] == "constant":
+    if len(places) == 1 and x.carries(places[0]) and mode == "constant":
         return _channels(call, x, places[0], ends[places[0]])
     x = call.settled(x)
-    samples, *grid = x.positions
+    grid = [place for place in x.positions if place or 0 in places]  # the first axis counts samples otherwise
+    grid = grid[-max(3, len(grid) - grid.index(places[0])) :] if places[0] in grid else grid
     if any(place not in grid for place in places):
-        raise call.unsupported(f"it pads axis {samples}, or channels together with positions")
+        raise call.unsupported("it pads channels together with positions")
     before, after = (tuple(ends[place][side] for place in grid) for side in (0, 1))
-    numbers = {"value": float(call["value"] or 0)} if call["mode"] == "constant" else {}
-    padded = call.operate(x, PADS[call["mode"]], before=before, after=after, **numbers)
+    numbers = {"value": float(call["value"] or 0)} if mode == "constant" else {}
+    padded = call.operate(x, PADS[mode], before=before, after=after, **numbers)
     return call.resized(padded)
 
 
@@ -86,11 +88,12 @@ def _squares(call: Call, kind: str, x: Value, y: Value, side: int, **ends: Any) 
 
 
 def roll(call: Call) -> Value:
-    """aten.roll(self, shifts, dims) of positions."""
+    """aten.roll(self, shifts, dims) of positions; channels become fixed ones."""
     x = call.activation("self")
-    if not call["dims"] or any(x.carries(dim) for dim in call["dims"]):
-        raise call.unsupported("there is a rule for positions only, not for channels")
-    x, ranks = call.ranked(x, call["dims"])
+    if not call["dims"]:
+        raise call.unsupported("there is a rule for axes of their own only, not for all of them as one")
+    dims = [dim % len(x.axes) for dim in call["dims"]]
+    x, ranks = call.ranked(laid(call, x, dims), dims)
     return call.operate(x, "roll", axes=ranks, shifts=tuple(call["shifts"]))
 
 
@@ -108,7 +111,7 @@ def _upsample(kind: str) -> Rule:
 
 LINKS = ("pixel_shuffle", "pixel_unshuffle")
 RULES: dict[str, Rule] = {
-    "aten.pad": pad,
+    **dict.fromkeys(("aten.pad", "aten.constant_pad_nd"), pad),
     "aten.pixel_shuffle": pixel_shuffle,
     "aten.pixel_unshuffle": pixel_unshuffle,
     "aten.roll": roll,
@@ -127,6 +130,7 @@ EXAMPLES: dict[str, Example] = {
     "aten.pixel_unshuffle": ((3, 4, 2), lambda: nn.PixelUnshuffle(2)),
     "aten.roll": ((3, 4, 5), lambda: lambda x: x.roll((1, 2), (2, 3))),
     "aten.pad": ((3, 4, 5), lambda: lambda x: F.pad(F.pad(x, (1, 2), value=0.5), (1, 0, 0, 1), mode="reflect")),
+    "aten.constant_pad_nd": ((3, 4, 5), lambda: lambda x: torch.ops.aten.constant_pad_nd(x, (1, 2), 0.5)),
     **{f"aten.upsample_nearest{n}d": (_GRIDS[n], lambda: nn.Upsample(scale_factor=2)) for n in (1, 2, 3)},
     **{
         f"aten._upsample_nearest_exact{n}d": (_GRIDS[n], lambda: nn.Upsample(scale_factor=1.5, mode="nearest-exact"))

@@ -36,13 +36,15 @@ def cast(call: Call) -> Value:
     return call.operate(call.active(x), "trunc") if before.is_floating_point else x
 
 
-def reshape(call: Call) -> Value:
+def reshape(call: Call) -> Value | torch.Tensor:
     """aten.flatten, view, reshape, squeeze, unsqueeze, ...: neighbouring axes are merged or cut.
 
     Positions that are cut where they do not divide are written anew; so are those that share an axis with channels, as
     nodes.
     """
     x = call["self"]
+    if isinstance(x, torch.Tensor):  # in the shape of a value
+        return x.reshape(call.shape)
     try:
         return replace(x, axes=layout.reshape(x.axes, call.shape))
     except Misaligned:
@@ -121,8 +123,10 @@ def channel_shuffle(call: Call) -> Value:
     return replace(x, axes=(axes[0], axes[2] + axes[1], *axes[3:]))
 
 
-def expand(call: Call) -> Value:
-    """aten.expand(self, size)."""
+def expand(call: Call) -> Value | torch.Tensor:
+    """aten.expand(self, size), aten.expand_as(self, other), of which one may be a constant."""
+    if isinstance(call["self"], torch.Tensor):
+        return call["self"].expand(call.shape)
     return replace(call["self"], axes=layout.expand(call["self"].axes, call.shape))
 
 

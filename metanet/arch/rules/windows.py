@@ -10,6 +10,7 @@ from metanet.arch import layout
 from metanet.arch.call import Call, Example, Rule
 from metanet.arch.combine import combine
 from metanet.arch.rules.parts import reversed_along
+from metanet.arch.rules.ranking import laid
 from metanet.arch.value import Value
 
 
@@ -43,13 +44,11 @@ def padded(call: Call, x: Value, padding: Sequence[int]) -> Value:
 
 
 def unfold(call: Call) -> Value:
-    """aten.unfold(self, dimension, size, step)."""
+    """aten.unfold(self, dimension, size, step) of positions; channels become fixed ones."""
     x = call.activation("self")
     axis = call["dimension"] % len(x.axes)
     call.decide(x, [] if len(x.axes) < 3 else [dim.axis for dim in x.axes[1 if axis > 1 else 2]])
-    if x.carries(axis):
-        raise call.unsupported("there is a rule for windows of positions only, not of channels")
-    return windows(call, x, [axis], [call["size"]], [call["step"]], [1])
+    return windows(call, laid(call, x, [axis]), [axis], [call["size"]], [call["step"]], [1])
 
 
 def im2col(call: Call) -> Value:

@@ -46,7 +46,7 @@ def slice_scatter(call: Call) -> Value | Tensor:
     return placed(call, call["self"], call["src"], dim, range(start, end, step))
 
 
-def select_scatter(call: Call) -> Value:
+def select_scatter(call: Call) -> Value | Tensor:
     """aten.select_scatter(self, src, dim, index)."""
     dim = call["dim"] % len(call.shape)
     place, src = call["index"] % call.shape[dim], call["src"]
@@ -54,7 +54,7 @@ def select_scatter(call: Call) -> Value:
     return placed(call, call["self"], rows, dim, range(place, place + 1))
 
 
-def placed(call: Call, base: Value | Tensor, src: Value | Tensor, dim: int, places: range) -> Value:
+def placed(call: Call, base: Value | Tensor, src: Value | Tensor, dim: int, places: range) -> Value | Tensor:
     """The base, but the source at these places of an axis: parts behind each other, and sorted if they interleave."""
     size = call.shape[dim]
     if len(places) == size and places.step == 1:
@@ -83,11 +83,18 @@ def _at(call: Call, base: Value | Tensor, dim: int, places: np.ndarray) -> Value
     return chosen(call, replace(base, shared=True), dim, torch.from_numpy(places))
 
 
-def index_put(call: Call) -> Value:
+def index_put(call: Call) -> Value | Tensor:
     """aten.index_put(self, indices, values, accumulate): one number where a mask holds, or places of an axis."""
+    if call["accumulate"]:
+        raise call.unsupported("there is a rule for writing only, not for adding")
     given = [(dim, one) for dim, one in enumerate(call["indices"]) if one is not None]
-    if call["accumulate"] or len(given) != 1:
-        raise call.unsupported("there is a rule for writing into places of one axis only, without adding")
+    number = call["values"] if isinstance(call["values"], Tensor) and call["values"].numel() == 1 else None
+    if number is not None and len(given) > 1 and all(isinstance(one, Tensor) for _, one in given):
+        mask = torch.zeros(call.shape, dtype=torch.bool)
+        mask[tuple(slice(None) if one is None else one for one in call["indices"])] = True
+        return filled(call, call["self"], mask, number.item())
+    if len(given) != 1:
+        raise call.unsupported("there is a rule for writing into places of one axis only")
     (dim, where), values = given[0], call["values"]
     if call.dtypes.get("indices") == torch.bool:
         if math.prod(values.shape) != 1 or len(where.shape) != len(call.shape):
