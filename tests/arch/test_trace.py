@@ -201,7 +201,7 @@ def test_flattened_taps_are_read_in_the_order_of_the_weight(width, side, channel
 def test_an_operator_without_a_rule_is_named_with_its_place_and_what_to_do():
     class Frequent(nn.Module):
         def forward(self, x):
-            return x.mode(2)[0]
+            return x.mode(2, keepdim=True)[0]
 
     with pytest.raises(UnsupportedOperator) as error:
         trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(Frequent()), nn.Conv2d(4, 2, 1)), IMAGES)
