@@ -9,6 +9,7 @@ Neither loops over nets: `blocked` reshapes stacked weights, `sparse` copies the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from metanet import machine
 from metanet.arch.pattern import weight_of
 from metanet.arch.template import VECTOR_DEFAULTS, VECTOR_ROLES, Template
 from metanet.views.codes import BLOCK_CODES, POSITION_CODES, SPACE_CODES, block_codes, fixed_positions, space_codes
@@ -68,7 +70,7 @@ __all__ = [
     "tap_slots",
 ]
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 2 << 20  # of taps that a CPU's thread fills at once
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,10 @@ def blocked(template: Template, params: Mapping[str, Tensor]) -> Blocked:
     like = _checked(template, params)
     nodes = []
     for space in template.spaces:
-        columns = [
-            vector_of(space, role, params) if role in space.vectors else like.new_full((len(like), space.size), default)
-            for role, default in VECTOR_DEFAULTS.items()
-        ]
-        nodes.append(torch.stack(columns, dim=-1))
+        values = _neutral(like.dtype, like.device).expand(len(like), space.size, -1).clone()
+        for role in space.vectors:
+            values[..., VECTOR_ROLES.index(role)] = vector_of(space, role, params)
+        nodes.append(values)
     edges = [edges_of(block, params) for block in template.blocks]
     return Blocked(template, nodes, edges)
 
@@ -115,20 +116,24 @@ def sparse(template: Template, params: Mapping[str, Tensor], bidirectional: bool
     wires = wiring(template, bidirectional, device)
     nodes, edges = len(wires.node_space), len(wires.edge_relation)
 
-    taps = like.new_empty(nets, edges * len(TAP_COLUMNS))
-    weights = torch.cat([block.flatten(1) for block in view.edges], dim=1)
-    at_once = max(1, CHUNK_BYTES // max(1, taps[:1].nbytes))  # nets whose taps stay in the cache until they are filled
-    for rows, values in zip(taps.split(at_once), weights.split(at_once), strict=True):
+    taps = machine.with_huge_pages(like.new_empty(nets, edges * len(TAP_COLUMNS)))
+    at_once = nets  # on a GPU; a CPU's caches keep the taps of fewer nets until they are filled
+    if device.type == "cpu":
+        at_once = max(1, CHUNK_BYTES // max(1, taps[:1].nbytes)) * torch.get_num_threads()
+    weights = [block.flatten(1).split(at_once) for block in view.edges]
+    for rows, *parts in zip(taps.split(at_once), *weights, strict=True):
         rows.zero_()
+        values = torch.cat(parts, dim=1)
         for places in wires.weights:
-            rows.index_copy_(1, places, values)
+            rows.scatter_(1, places.expand(len(rows), -1), values)
         if len(wires.ones):
             rows.index_fill_(1, wires.ones, 1.0)
     net = torch.arange(nets, device=device)
 
     def counted(numbers: Tensor, per_net: int) -> Tensor:
         """Of every net, its numbers counting on from those of the nets before."""
-        return (numbers[..., None, :] + per_net * net[:, None]).flatten(-2)
+        counted = machine.with_huge_pages(numbers.new_empty(*numbers.shape[:-1], nets, numbers.shape[-1]))
+        return torch.add(numbers[..., None, :], per_net * net[:, None], out=counted).flatten(-2)
 
     fields = {
         "x": torch.cat(view.nodes, dim=1).flatten(0, 1),
@@ -218,6 +223,12 @@ def networkx_of(template: Template, state_dict: Mapping[str, Tensor]) -> network
         for source, target in wires.edge_index[:, edge_block == number].T.tolist():
             graph.add_edge(source, target, key=f"{link.kind}:{number}", kind=link.kind)
     return graph
+
+
+@functools.cache
+def _neutral(dtype: torch.dtype, device: torch.device) -> Float[Tensor, " roles"]:
+    """The values of a node that has no vectors."""
+    return torch.tensor(list(VECTOR_DEFAULTS.values()), dtype=dtype, device=device)
 
 
 def _one_net(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
