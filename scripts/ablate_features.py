@@ -9,6 +9,7 @@ tables in Markdown beside it, and a picture (.png) where matplotlib is installed
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from metanet import commandline, runs, train
 from metanet.reporting import figures, findings, page, record
 from metanet.reporting.comparison import Comparison, Entry, compare, difference
 from metanet.reporting.tables import Cell, Column, Table, to_html, to_markdown
+from metanet.zoo import disk
 
 MODEL = "gnn"
 FULL = "full model"
@@ -69,8 +71,8 @@ def main(options: Options) -> Comparison:
     entries = {variants[entry.runs[0].path]: entry for entry in found.entries}
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html(found, entries), encoding="utf-8")
-    out.with_suffix(".md").write_text(markdown(found, entries), encoding="utf-8")
+    disk.write_atomically(out, html(found, entries).encode())
+    disk.write_atomically(out.with_suffix(".md"), markdown(found, entries).encode())
     written = [out, out.with_suffix(".md"), *picture(found, entries, out)]
     print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return found
@@ -188,7 +190,9 @@ def picture(found: Comparison, entries: Mapping[str, Entry], out: Path) -> list[
     axes.set_xlabel(f"{findings.MEAN}, minus the full model ({found.title}, 95% interval)")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.savefig(out.with_suffix(".png"), dpi=160)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=160)
+    disk.write_atomically(out.with_suffix(".png"), drawn.getvalue())
     return [out.with_suffix(".png")]
 
 

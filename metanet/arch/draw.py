@@ -15,6 +15,7 @@ from metanet.arch.draw_fold import Fold, folds
 from metanet.arch.draw_layout import place
 from metanet.arch.draw_text import CHARACTER, band_texts, box_texts, notes
 from metanet.arch.template import Block, Link, Template
+from metanet.zoo import disk
 
 PITCH, BOX_HEIGHT, MARGIN, LINE = 104.0, 46.0, 36.0, 20.0  # px
 MOST_BOXES = 40  # of the picture that is seen first
@@ -78,15 +79,16 @@ def draw(template: Template, path: Path, title: str, fold: int | None = None) ->
         )
     found = folds(template)
     first = _chosen(found, fold)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".html":
         from metanet.arch.draw_html import page
 
-        path.write_text(page([picture(template, title, one) for one in found], first), encoding="utf-8")
+        drawn = page([picture(template, title, one) for one in found], first).encode()
     else:
-        from metanet.arch.draw_png import save  # needs matplotlib
+        from metanet.arch.draw_png import png  # needs matplotlib
 
-        save(picture(template, title, found[first]), path)
+        drawn = png(picture(template, title, found[first]), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.write_atomically(path, drawn)
 
 
 def _chosen(found: list[Fold], depth: int | None) -> int:

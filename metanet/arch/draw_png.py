@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 from metanet.arch.draw import BOX_HEIGHT, LINE, MARGIN, Picture
 
@@ -14,8 +14,8 @@ MOST_DOTS = 30_000  # of a side: what matplotlib and viewers take
 POINT = 0.72  # points per px
 
 
-def save(picture: Picture, path: Path) -> None:
-    """Draws at 100 px an inch; 144 dots per inch, so that text stays sharp; fewer where the picture is very long.
+def png(picture: Picture, where: str) -> bytes:
+    """The file: 100 px an inch, 144 dots per inch, so that text stays sharp; fewer where the picture is very long.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -26,7 +26,7 @@ def save(picture: Picture, path: Path) -> None:
         from matplotlib.path import Path as Curve
         from matplotlib.patheffects import withStroke
     except ImportError as error:
-        raise ValueError(f"{path}: a PNG needs matplotlib; pip install 'metanet[draw]', or write .html") from error
+        raise ValueError(f"{where}: a PNG needs matplotlib; pip install 'metanet[draw]', or write .html") from error
 
     dpi = min(DPI, 100 * MOST_DOTS / max(picture.width, picture.height))
     figure = Figure(figsize=(picture.width / 100, picture.height / 100), dpi=dpi)
@@ -54,4 +54,6 @@ def save(picture: Picture, path: Path) -> None:
         axes.text(
             box.x, box.y + 33, box.subtitle, fontsize=11 * POINT, color="#3d434d", ha="center", va="center", zorder=4
         )
-    figure.savefig(path, facecolor="white")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor="white")
+    return file.getvalue()
