@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -81,22 +81,24 @@ def tensors(numbers: np.ndarray, arch: Mapping[str, Any], where: str) -> dict[st
         ValueError: another count of numbers than the architecture has.
     """
     wanted = {name: shape for name, (shape, is_floating) in fitting.expected(arch).items() if is_floating}
-    count = sum(map(math.prod, wanted.values()))
+    sizes = {name: math.prod(wanted[name]) for name in _in_their_order(wanted)}
+    count = sum(sizes.values())
     if len(numbers) != count:
         raise ValueError(f"{where}: found {len(numbers):,} numbers, expected {count:,} for {dict(arch)}")
-    layers = [name.removesuffix(".weight") for name in wanted if name.endswith(".weight")]
     with np.errstate(over="ignore"):  # to infinity, which is left out as such
-        flat, start = torch.from_numpy(numbers.astype(np.float32)), 0
-    found: dict[str, Tensor] = {}
-    for layer in layers:  # in the module's order, which is theirs: kernel, then its norm
-        norm = f"{layer}.running_mean" in wanted
-        for part in ("bias", "weight", "running_mean", "running_var") if norm else ("weight", "bias"):
-            shape = wanted[f"{layer}.{part}"]
-            found[f"{layer}.{part}"] = flat[start : start + math.prod(shape)].view(shape)
-            start += math.prod(shape)
+        parts = torch.from_numpy(numbers.astype(np.float32)).split(list(sizes.values()))
+    found = {name: part.view(wanted[name]) for name, part in zip(sizes, parts, strict=True)}
     side = 4  # of the last pool's 32 / 2^3 pixels
     columns = rearrange(found["dense1.weight"], "out (h w c) -> out (c h w)", h=side, w=side)
     return found | {"dense1.weight": columns}
+
+
+def _in_their_order(names: Collection[str]) -> Iterator[str]:
+    """The module's tensors as they lie in a file: layers as in the module, in each the kernel or what a norm has."""
+    for layer in [name.removesuffix(".weight") for name in names if name.endswith(".weight")]:
+        norm = f"{layer}.running_mean" in names
+        for part in ("bias", "weight", "running_mean", "running_var") if norm else ("weight", "bias"):
+            yield f"{layer}.{part}"
 
 
 def _nets(folder: Folder, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Foreign | LeftOut]:

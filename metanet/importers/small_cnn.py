@@ -15,18 +15,18 @@ from __future__ import annotations
 import ast
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from metanet.importers.intake.folder import Folder, release
+from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parser
-from metanet.importers.intake.source import LeftOut, Source, Stack
+from metanet.importers.intake.source import WHERE, LeftOut, Source, Stack
 from metanet.zoo import manifest
 
 HYPERPARAMETERS = {  # ours: (theirs, kind)
@@ -48,7 +48,7 @@ INITIALISATIONS = {
 METRICS = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
 NEEDED = ("modeldir", "step", "config.activation", *METRICS)
 TFDS_NAMES = {"svhn_cropped": "svhn"}  # TFDS name -> ours
-BLOCK_BYTES = 8 << 20  # of weights that are read together
+BLOCK_BYTES = 32 << 20  # of weights that become a shard
 SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn": 32}
 Layers = list[dict[str, tuple[int, tuple[int, ...]]]]
 
@@ -75,85 +75,80 @@ def _nets(
     image_set: str | None,
     known: Mapping[str, type],
 ) -> Iterator[Stack | LeftOut]:
-    epochs, wrong = _converted(table["step"].combine_chunks(), _number, pa.float64())
-    if wrong:
-        raise wrong[min(wrong)]
-    last: dict[str, float] = {}  # run -> its last epoch
-    for run, epoch in zip(table["modeldir"].to_pylist(), epochs.to_pylist(), strict=True):
-        last[run] = max(last.get(run, 0), epoch)
+    """The nets in the order of their rows, a stack for those of a block and of images of one size."""
+    columns, wrong = _columns(table, image_set, known)
+    yield from (LeftOut.of(f"weights.npy, row {row}", wrong[row]) for row in sorted(wrong))
+    images = columns["image_set"].combine_chunks().dictionary_encode()
+    known_sides = np.array([*(SIDES[name] for name in images.dictionary.to_pylist()), 0])
+    sides = known_sides[images.indices.fill_null(len(known_sides) - 1).to_numpy()]
+    sides[list(wrong)] = 0
     block = max(BLOCK_BYTES // max(4 * weights.shape[1], 1), 1)
     for start in range(0, len(table), block):
-        rows = table.slice(start, block).combine_chunks()
-        yield from _block(weights, rows, start, layers, image_set, known, last)
-
-
-def _block(
-    weights: Float[np.ndarray, "nets numbers"],
-    table: pa.Table,
-    start: int,
-    layers: Layers,
-    image_set: str | None,
-    known: Mapping[str, type],
-    last: Mapping[str, float],
-) -> Iterator[Stack | LeftOut]:
-    """The nets from row `start` on that `table` speaks of, a stack for those of images of one size."""
-    columns, wrong = _columns(table, image_set, known)
-    where = [f"weights.npy, row {place}" for place in range(start, start + len(table))]
-    yield from (LeftOut.of(where[row], wrong[row]) for row in sorted(wrong))
-    run = table["modeldir"].to_pylist()
-    step = [int(epoch) for epoch in columns["epoch"].to_pylist()]
-    fractions = [epoch / max(last[own], 1) for own, epoch in zip(run, step, strict=True)]
-    columns |= {"epoch": pa.array(map(float, step)), "snapshot_fraction": pa.array(fractions)}
-    sides = [None if row in wrong else SIDES[name] for row, name in enumerate(columns["image_set"].to_pylist())]
-    for side in sorted({side for side in sides if side}):
-        inside = [row for row, own in enumerate(sides) if own == side]
-        whole = len(inside) == len(table)
-        places = range(start, start + len(table)) if whole else [start + row for row in inside]
-        load = functools.partial(tensors, weights, places, layers)
-        stack = Stack(where, run, step, _architecture(layers, side), load, columns)
-        yield stack if whole else stack.rows(inside, load)
+        some, own = columns.slice(start, block), sides[start : start + block]
+        for side in sorted(set(own.tolist()) - {0}):
+            places = start + np.flatnonzero(own == side)
+            rows = some if len(places) == len(some) else some.take(places - start)
+            yield Stack(rows, _architecture(layers, side), weights, places, functools.partial(tensors, layers=layers))
 
 
 def _columns(
     table: pa.Table, image_set: str | None, known: Mapping[str, type]
-) -> tuple[dict[str, pa.Array], dict[int, ValueError]]:
+) -> tuple[pa.Table, dict[int, Exception]]:
     """What metrics.csv says of nets, by the manifest's names; and row -> why a net has values that are none."""
-    hyperparameters = [(name, HYPERPARAMETERS[name]) for name in known]
-    columns = {f"source.{name}": table[name].combine_chunks() for name in table.column_names}
+    count, columns = len(table), {f"source.{name}": table[name].combine_chunks() for name in table.column_names}
     of_table = "config.dataset" in table.column_names and not image_set
-    images = table["config.dataset"] if of_table else pa.chunked_array([[image_set or ""] * len(table)])
-    told: list[tuple[str, pa.ChunkedArray, Callable[[str], Any], pa.DataType]] = [
-        ("image_set", images, _image_set, pa.string()),
-        *(
-            (name, table[own], functools.partial(_value, own, kind), manifest.TYPES[kind])
-            for name, (own, kind) in hyperparameters
+    told: list[tuple[str, pa.Array, Callable[[str], Any], pa.DataType]] = [
+        (
+            "image_set",
+            columns["source.config.dataset"] if of_table else pa.repeat(image_set or "", count).dictionary_encode(),
+            _image_set,
+            pa.string(),
         ),
-        ("epoch", table["step"], _number, pa.float64()),
-        *((name, table[name], _measured, pa.float64()) for name in METRICS),
+        *(
+            (name, columns[f"source.{own}"], functools.partial(_value, own, kind), manifest.TYPES[kind])
+            for name, (own, kind) in HYPERPARAMETERS.items()
+            if name in known
+        ),
+        ("epoch", columns["source.step"], _number, pa.float64()),
+        *((name, columns[f"source.{name}"], _measured, pa.float64()) for name in METRICS),
     ]
-    wrong: dict[int, ValueError] = {}
+    wrong: dict[int, Exception] = {}
     for name, texts, convert, kind in told:
-        columns[name], errors = _converted(texts.combine_chunks(), convert, kind)
+        columns[name], errors = _converted(texts, convert, kind)
+        if name == "epoch" and errors:
+            raise errors[min(errors)]
         wrong = errors | wrong
-    dropout = columns.get("dropout", pa.nulls(len(table), pa.float64()))
-    return columns | {"dropout": dropout.fill_null(0.0)}, wrong
+    run, epoch = columns["source.modeldir"], columns["epoch"].to_numpy()
+    for row in np.flatnonzero(np.abs(epoch) >= 2.0**63).tolist():
+        wrong.setdefault(row, ValueError(f"metrics.csv: found the step {epoch[row]}, expected a number of 64 bits"))
+    step = np.where(np.abs(epoch) < 2.0**63, epoch, 0).astype(np.int64)
+    last = np.zeros(len(run.dictionary))  # of every run
+    np.maximum.at(last, run.indices.to_numpy(), epoch)
+    columns |= {
+        WHERE: pa.array([f"weights.npy, row {row}" for row in range(count)], pa.string()),
+        "run": run,
+        "step": pa.array(step),
+        "epoch": pa.array(step.astype(float)),
+        "snapshot_fraction": pa.array(step / np.maximum(last, 1)[run.indices.to_numpy()]),
+        "dropout": columns.get("dropout", pa.nulls(count, pa.float64())).fill_null(0.0),
+    }
+    return pa.table(columns), wrong
 
 
 def _converted(
-    texts: pa.StringArray, convert: Callable[[str], Any], kind: pa.DataType
+    texts: pa.DictionaryArray, convert: Callable[[str], Any], kind: pa.DataType
 ) -> tuple[pa.Array, dict[int, ValueError]]:
     """A column, each different text of which is converted once; and row -> why one could not be."""
-    encoded = texts.dictionary_encode()
     values, wrong = [], {}
-    for place, text in enumerate(encoded.dictionary.to_pylist()):
+    for place, text in enumerate(texts.dictionary.to_pylist()):
         try:
             values.append(convert(text))
         except ValueError as error:
             values.append(None)
             wrong[place] = error
-    places = encoded.indices.to_pylist() if wrong else ()
+    places = texts.indices.to_pylist() if wrong else ()
     errors = {row: wrong[place] for row, place in enumerate(places) if place in wrong}
-    return pa.array(values, kind).take(encoded.indices), errors
+    return pa.array(values, kind).take(texts.indices), errors
 
 
 def _image_set(text: str) -> str:
@@ -163,10 +158,10 @@ def _image_set(text: str) -> str:
     return images
 
 
-def tensors(weights: Float[np.ndarray, "all numbers"], places: Sequence[int], layers: Layers) -> dict[str, Tensor]:
+def tensors(rows: Shaped[np.ndarray, "nets numbers"], layers: Layers) -> dict[str, Tensor]:
     """The state_dicts in rows of weights.npy, stacked."""
-    rows = weights[places.start : places.stop] if isinstance(places, range) else weights[places]
-    flat = torch.from_numpy(rows.astype(np.float32, copy=False))
+    with np.errstate(over="ignore"):  # to infinity, which is left out as such
+        flat = torch.from_numpy(rows.astype(np.float32, copy=False))
     found: dict[str, Tensor] = {}
     for number, layer in enumerate(layers, 1):
         name = f"conv{number}" if number < len(layers) else "head"
@@ -178,7 +173,6 @@ def tensors(weights: Float[np.ndarray, "all numbers"], places: Sequence[int], la
                 shape = (out, channels, *taps)
             own = tensor.clone(memory_format=torch.contiguous_format)
             found[f"{name}.{'weight' if part == 'kernel' else 'bias'}"] = own.view(len(flat), *shape)
-    release(weights)
     return found
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +27,16 @@ def write_atomically(path: Path, *data: bytes | memoryview) -> None:
     Raises:
         OSError: disk full, no permission, ...; nothing has changed then.
     """
-    with _written_beside(path, *data) as temporary:
+    write_parts_atomically(path, _one_after_the_other(data))
+
+
+def write_parts_atomically(path: Path, parts: Iterable[tuple[int, bytes | memoryview]]) -> None:
+    """`write_atomically` of parts that are made meanwhile, each with its place; together they leave no gap.
+
+    Raises:
+        OSError: see `write_atomically`.
+    """
+    with _written_beside(path, parts) as temporary:
         os.replace(temporary, path)
 
 
@@ -41,7 +50,7 @@ def put_if_absent(path: Path, data: bytes) -> None:
     if holds(path, data):
         sync_folder(path.parent)  # who has put it may have been killed before that
         return
-    with _written_beside(path, data) as temporary:
+    with _written_beside(path, [(0, data)]) as temporary:
         try:
             os.link(temporary, path)  # unlike a rename it fails where another worker was faster
             os.unlink(temporary)
@@ -71,18 +80,28 @@ def holds(path: Path, data: bytes) -> bool:
     return True
 
 
+def _one_after_the_other(data: Iterable[bytes | memoryview]) -> Iterator[tuple[int, bytes | memoryview]]:
+    place = 0
+    for part in data:
+        yield place, part
+        place += len(part)
+
+
 @contextlib.contextmanager
-def _written_beside(path: Path, *data: bytes | memoryview) -> Iterator[Path]:
-    """A synced file with `data` in the folder of `path`, for the caller to move there; the folder is synced after."""
+def _written_beside(path: Path, parts: Iterable[tuple[int, bytes | memoryview]]) -> Iterator[Path]:
+    """A synced file with `parts` in the folder of `path`, for the caller to move there; the folder is synced after."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+    end = 0
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             os.fchmod(descriptor, 0o644)
-            for part in data:
+            for place, part in parts:
+                end = max(end, place + len(part))
                 left = memoryview(part)
                 while left:
-                    left = left[os.write(descriptor, left) :]
+                    written = os.pwrite(descriptor, left, place)
+                    left, place = left[written:], place + written
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -92,9 +111,7 @@ def _written_beside(path: Path, *data: bytes | memoryview) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise OSError(
-                error.errno, f"cannot write {sum(map(len, data)):,} bytes ({error.strerror})", str(path)
-            ) from error
+            raise OSError(error.errno, f"cannot write {end:,} bytes ({error.strerror})", str(path)) from error
         raise
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metanet.zoo import disk
@@ -150,8 +151,27 @@ def digest(table: pa.Table, about: Mapping[str, Any]) -> str:
 
 def _as_json(texts: pa.ChunkedArray) -> bytes:
     """`json.dumps` of a column of texts; where many are equal, each different one is written once."""
-    encoded = texts.combine_chunks().dictionary_encode()
-    if 2 * len(encoded.dictionary) > len(texts):
-        return json.dumps(texts.to_pylist()).encode()
-    different = np.array([json.dumps(text) for text in encoded.dictionary.to_pylist()], dtype=object)
-    return f"[{', '.join(different[encoded.indices.to_numpy()])}]".encode()
+    whole = texts.combine_chunks().cast(pa.large_string())
+    encoded = whole.dictionary_encode()
+    if 2 * len(encoded.dictionary) <= len(whole):
+        told = pa.array([f"{json.dumps(text)}, " for text in encoded.dictionary.to_pylist()], pa.large_string())
+        written = told.take(encoded.indices)
+    elif _is_plain(whole):
+        around = [pa.scalar(text, pa.large_string()) for text in ('"', '", ', "")]
+        written = pc.call_function("binary_join_element_wise", [around[0], whole, *around[1:]])
+    else:
+        return json.dumps(whole.to_pylist()).encode()
+    return b"[" + _letters(written).tobytes()[:-2] + b"]"
+
+
+def _is_plain(texts: pa.LargeStringArray) -> bool:
+    """Whether JSON writes every letter as itself."""
+    letters = _letters(texts)
+    return not ((letters < 32) | (letters > 126) | (letters == ord('"')) | (letters == ord("\\"))).any()
+
+
+def _letters(texts: pa.LargeStringArray) -> np.ndarray:
+    """The texts, one after the other."""
+    _, ends, letters = texts.buffers()
+    first, last = np.frombuffer(ends, np.int64)[[texts.offset, texts.offset + len(texts)]]
+    return np.frombuffer(letters or b"", np.uint8)[first:last]

@@ -5,7 +5,6 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 
 from metanet.importers import small_cnn
-from metanet.importers.intake import groups, writing
+from metanet.importers.intake import groups, weights, writing
 from metanet.importers.intake.parser import Parser
+from metanet.importers.intake.source import Stack
 from metanet.importers.intake.writing import import_zoo
 from metanet.zoo import disk, layout, manifest, verify
 from tests.importers import foreign, test_small_cnn
@@ -103,15 +103,15 @@ def test_without_fsync_the_same_check_finds_losses(tmp_path: Path, source: Path,
 @pytest.fixture
 def interrupted(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an import of `source` that was ended after two of its three groups."""
-    stacked, calls = groups._stacked, iter(range(100))
+    write, calls = weights.write, iter(range(100))
 
-    def ending(lots: Any) -> Any:
+    def ending(*about: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return stacked(lots)
+        return write(*about)
 
     with monkeypatch.context() as patched:
-        patched.setattr(groups, "_stacked", ending)
+        patched.setattr(weights, "write", ending)
         with pytest.raises(KeyboardInterrupt):
             import_zoo("small_cnn", source, tmp_path / "x" / "zoo", workers=1)
     return tmp_path / "x"
@@ -120,20 +120,20 @@ def interrupted(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_on_the_disk_is_neither_read_nor_written_again(
     source: Path, interrupted: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
-    tensors, stacked, count = small_cnn.tensors, groups._stacked, {"read": 0, "written": 0}
+    pieces, write, count = Stack.pieces, weights.write, {"read": 0, "written": 0}
 
-    def reading(weights: np.ndarray, places: Sequence[int], layers: Any) -> Any:
-        count["read"] += len(places)
-        return tensors(weights, places, layers)
+    def reading(stack: Stack) -> Any:
+        count["read"] += len(stack)
+        return pieces(stack)
 
-    def writes(lots: Any) -> Any:
+    def writes(*about: Any) -> Any:
         count["written"] += 1
-        return stacked(lots)
+        return write(*about)
 
-    monkeypatch.setattr(small_cnn, "tensors", reading)
-    monkeypatch.setattr(groups, "_stacked", writes)
+    monkeypatch.setattr(Stack, "pieces", reading)
+    monkeypatch.setattr(weights, "write", writes)
     assert made_whole(interrupted, source) == whole
-    assert count == {"read": 2, "written": 1}
+    assert count == {"read": 4, "written": 1}  # to be checked, and to be written
 
 
 @pytest.mark.parametrize("same_time", [False, True])

@@ -14,7 +14,7 @@ import pytest
 
 import metanet
 from metanet import commandline, evaluate, importers, report, runs
-from metanet.importers.intake import groups
+from metanet.importers.intake import groups, weights
 from metanet.train import train
 from tests.importers import foreign
 from tests.importers.test_small_cnn import metrics, put
@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_nothing_and_the_next_import_starts_anew(tmp_path, monkeyp
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(groups, "_stacked", interrupted)
+    monkeypatch.setattr(weights, "write", interrupted)
     assert run(monkeypatch, "import_zoo.py", *words) == 130
     assert "interrupted; the same command again goes on from here" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mnist"]

@@ -41,7 +41,7 @@ class Disk:
         `at_end` is called in the place of operation number `end`; before that, a write puts half of its bytes.
         """
         calls = Calls(self, end, at_end)
-        for act in (calls.open, calls.close, calls.write, calls.fsync, calls.fchmod):
+        for act in (calls.open, calls.close, calls.write, calls.pwrite, calls.fsync, calls.fchmod):
             setattr(os, act.__name__, calls.watched(act))
         for act in (calls.truncate, calls.replace, calls.link, calls.unlink, calls.mkdir):
             setattr(os, act.__name__, calls.watched(act))
@@ -144,6 +144,12 @@ class Calls:
             self.real["write"](descriptor, data[: len(data) // 2])
         self._operation("write", self.opened[descriptor])
         return self.real["write"](descriptor, data)
+
+    def pwrite(self, descriptor: int, data: Any, place: int) -> int:
+        if len(self.disk.operations) == self.end:
+            self.real["pwrite"](descriptor, data[: len(data) // 2], place)
+        self._operation("pwrite", self.opened[descriptor])
+        return self.real["pwrite"](descriptor, data, place)
 
     def fsync(self, descriptor: int) -> None:
         self._operation("fsync", self.opened[descriptor])

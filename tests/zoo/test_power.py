@@ -110,7 +110,7 @@ def test_an_end_at_any_operation_on_a_file_loses_nothing_whether_of_the_process_
         if len(after.operations) < end:
             break
     assert end > 100
-    assert seen == {"open", "write", "fsync", "fchmod", "truncate", "replace", "link", "unlink", "mkdir"}
+    assert seen == {"open", "write", "pwrite", "fsync", "fchmod", "truncate", "replace", "link", "unlink", "mkdir"}
 
 
 @pytest.mark.parametrize(("syncs", "left"), [({"syncs_files": False}, "names"), ({"syncs_folders": False}, "nothing")])

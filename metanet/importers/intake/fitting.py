@@ -80,7 +80,8 @@ def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str, stac
         if tensor.is_floating_point() != is_floating or tensor.is_complex():
             kind = "floating-point numbers" if is_floating else "whole numbers"
             raise ValueError(f"{where}: {name}: found {tensor.dtype}, expected {kind}")
-        found[name] = tensor.to(torch.float32) if is_floating else tensor.to(torch.int64)
+        dtype = torch.float32 if is_floating else torch.int64
+        found[name] = tensor if tensor.dtype is dtype else tensor.to(dtype)
     return found
 
 

@@ -5,27 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from metanet import formats, importers, machine
 from metanet.commandline import RefusedError
-from metanet.importers.intake import accuracy, fitting
+from metanet.importers.intake import accuracy, fitting, looking
 from metanet.importers.intake.folder import Folder
-from metanet.importers.intake.groups import NOTHING, ChangedError, Groups, rows_of
+from metanet.importers.intake.groups import ChangedError, Groups
+from metanet.importers.intake.looking import Looked
 from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.source import Foreign, LeftOut, Source, Stack
 from metanet.progress import progress
-from metanet.zoo import disk, layout, manifest, nets
+from metanet.zoo import disk, layout, manifest
 from metanet.zoo.store import Zoo, open_zoo
 
 REPORT = "left_out.json"
@@ -74,7 +72,7 @@ def import_zoo(
     told = {"format": format, "options": options | ({} if non_finite == "leave_out" else {"non_finite": non_finite})}
     begun = json.dumps({**told, "files": folder.listing(), "versions": layout.versions()}, sort_keys=True).encode()
     workers = workers or machine.num_cores()
-    with disk.one_writer(unfinished), Parser(workers) as parser:
+    with disk.one_writer(unfinished), Parser(workers) as parser, _one_core_a_thread():
         try:
             disk.sync_folders(unfinished)
             if not (unfinished / BEGUN).is_file() or (unfinished / BEGUN).read_bytes() != begun:
@@ -102,6 +100,17 @@ def import_zoo(
     return open_zoo(out)
 
 
+@contextlib.contextmanager
+def _one_core_a_thread() -> Iterator[None]:
+    """Keeps torch from sharing out small work over all cores, which takes longer and disturbs the other threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def summary(left_out: list[LeftOut]) -> dict[str, int]:
     """Reason -> how many nets were left out for it."""
     reasons: dict[str, int] = {}
@@ -127,14 +136,16 @@ def _fill(
         disk.make_folder(zoo / part)
     groups = Groups(zoo, source, threads, parser.workers)
     left_out: list[LeftOut] = []
-    with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
-        for found in _read_ahead(source.nets, groups.done, threads, parser.workers):
-            left_out += _take(found, groups, non_finite)
-            advance(len(found) if isinstance(found, Stack) else 1)
-    groups.end()
-    _check_anything(groups, left_out, folder)
+    with folder.hashing(threads):
+        with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
+            for looked in looking.look_ahead(source.nets, groups.done, threads, parser.workers):
+                left_out += looked if isinstance(looked, list) else _take(looked, groups, non_finite)
+                advance(len(looked))
+        groups.end()
+        _check_anything(groups, left_out, folder)
+        sha256 = folder.sha256(parser.sha256)
     here = [dataclasses.replace(one, detail=one.detail.replace(f"{folder.root}/", "")) for one in left_out]
-    _finish(zoo, name, {**told, "sha256": folder.sha256(parser.sha256)}, groups, here)
+    _finish(zoo, name, {**told, "sha256": sha256}, groups, here)
 
 
 def _check_anything(groups: Groups, left_out: list[LeftOut], folder: Folder) -> None:
@@ -155,91 +166,30 @@ def _clear(folder: Path) -> None:
         os.unlink(path)
 
 
-def _read_ahead(
-    stream: Iterator[Foreign | Stack | LeftOut], done: set[str], threads: ThreadPoolExecutor | None, count: int
-) -> Iterator[Foreign | Stack | LeftOut]:
-    """The stream; the tensors of the next `count` are being read meanwhile, where that is a function."""
-    waiting: deque[Foreign | Stack | LeftOut] = deque()
-    for found in stream:
-        if threads and not isinstance(found, LeftOut) and callable(found.tensors):
-            wheres = [found.where] if isinstance(found, Foreign) else found.where
-            if not done.issuperset(wheres):
-                found = dataclasses.replace(found, tensors=threads.submit(found.tensors).result)
-        waiting.append(found)
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _take(found: Foreign | Stack | LeftOut, groups: Groups, non_finite: str) -> Iterator[LeftOut]:
-    """Puts what the stream gives into the groups; what is left out of it."""
-    if isinstance(found, LeftOut):
-        yield found
-        return
-    wheres = found.where if isinstance(found, Stack) else [found.where]
-    tensors: Mapping[str, Tensor] = NOTHING
-    if not groups.done.issuperset(wheres):
-        try:
-            tensors = found.tensors() if callable(found.tensors) else found.tensors
-        except (ValueError, OSError) as error:
-            yield from (LeftOut.of(where, error) for where in wheres)
-            return
-    try:
-        if tensors is not NOTHING:
-            tensors = fitting.fit(tensors, found.arch, wheres[0], isinstance(found, Stack))
-        arch_name = fitting.name(found.arch)
-    except ValueError as error:
-        for where in wheres:
-            detail = str(error).replace(wheres[0], where, 1)
-            yield LeftOut(where, "does not fit its architecture", detail, isinstance(error, RefusedError))
-        return
-    bad = _not_finite(tensors, isinstance(found, Stack)) if tensors else {}
+def _take(looked: Looked, groups: Groups, non_finite: str) -> Iterator[LeftOut]:
+    """Puts nets into the groups; those that are left out."""
+    found, bad = looked.found, looked.bad
+    wheres = [found.where] if isinstance(found, Foreign) else found.where
     if bad and non_finite == "refuse":
         raise ValueError(
             f"{wheres[min(bad)]}: {bad[min(bad)]} is not finite. With non_finite=leave_out such nets are left out, "
             f"with non_finite=keep they come with status diverged."
         )
-    left_out = dict(_problems(found))
+    left_out = dict(looking.problems(found))
     for row, tensor in bad.items() if non_finite == "leave_out" else ():
         left_out[row] = LeftOut(wheres[row], "weights that are not finite", f"{wheres[row]}: {tensor} is not finite")
     kept = [row for row in range(len(wheres)) if row not in left_out]
     statuses = ["diverged" if row in bad else "ok" for row in kept]
+    arch_name = fitting.name(found.arch)
     if isinstance(found, Stack):
-        own = rows_of(tensors, kept) if left_out else tensors
-        stack = found.rows(kept, lambda: own) if left_out else found
-        again = [kept[row] for row in groups.add_stack(arch_name, stack, own, statuses)]
+        stack = found.rows(kept) if left_out else found
+        again = [kept[row] for row in groups.add_stack(arch_name, stack, statuses, looked.is_there)]
     else:
-        again = [row for row in kept if not groups.add(arch_name, found, tensors, statuses[row])]
+        again = [row for row in kept if not groups.add(arch_name, found, looked.tensors, statuses[row])]
     for row in again:
-        step = found.step[row] if isinstance(found, Stack) else found.step
+        step = found.columns["step"][row] if isinstance(found, Stack) else found.step
         left_out[row] = LeftOut(wheres[row], "a run's step that is there already", f"{wheres[row]}: step {step}")
     yield from (left_out[row] for row in sorted(left_out))
-
-
-def _not_finite(tensors: Mapping[str, Tensor], stacked: bool) -> dict[int, str]:
-    """Row -> the name of a tensor that is not finite there."""
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    whole = floating.values() if stacked else [torch.cat([tensor.reshape(-1) for tensor in floating.values()])]
-    if all(math.isfinite(tensor.sum()) for tensor in whole):  # no value that is not finite can be lost in a sum
-        return {}
-    bad: dict[int, str] = {}
-    for name, tensor in floating.items():
-        rows = (tensor if stacked else tensor[None]).flatten(1).isfinite().all(1)
-        bad = dict.fromkeys(rows.logical_not().nonzero()[:, 0].tolist(), name) | bad
-    return bad
-
-
-def _problems(found: Foreign | Stack) -> Iterator[tuple[int, LeftOut]]:
-    """Row -> why a net is left out whatever its weights are."""
-    if isinstance(found, Foreign):
-        rows = [(found.where, found.activation, (found.step, *found.values.values()))]
-    else:
-        rows = zip(found.where, found.columns["activation"].to_pylist(), zip(found.step, strict=True), strict=True)
-    for row, (where, activation, values) in enumerate(rows):
-        if activation not in nets.ACTIVATIONS and not nets.brings_activation(found.arch):
-            yield row, LeftOut(where, "unknown activation", f"{where}: found {activation!r}")
-        elif large := [value for value in values if type(value) is int and abs(value) >> 63]:
-            yield row, LeftOut(where, "a number beyond 64 bits", f"{where}: found {large[0]}")
 
 
 def _finish(zoo: Path, name: str, source: Mapping[str, Any], groups: Groups, left_out: list[LeftOut]) -> None:
