@@ -40,38 +40,40 @@ def write_parts_atomically(path: Path, parts: Iterable[tuple[int, bytes | memory
         os.replace(temporary, path)
 
 
-def put_if_absent(path: Path, data: bytes) -> None:
+def put_if_absent(path: Path, *data: bytes | memoryview) -> None:
     """Puts `data` at `path` like `write_atomically`, unless it is there: what two workers have done counts once.
 
     Raises:
         ValueError: there is something else; it is left as it is.
         OSError: see `write_atomically`.
     """
-    if holds(path, data):
+    if holds(path, *data):
         sync_folder(path.parent)  # who has put it may have been killed before that
         return
-    with _written_beside(path, [(0, data)]) as temporary:
+    with _written_beside(path, _one_after_the_other(data)) as temporary:
         try:
             os.link(temporary, path)  # unlike a rename it fails where another worker was faster
             os.unlink(temporary)
         except FileExistsError:
             os.unlink(temporary)
-            holds(path, data)
+            holds(path, *data)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             os.replace(temporary, path)  # a file system without links (FAT, some FUSE): the writer's lock must do
 
 
-def holds(path: Path, data: bytes) -> bool:
-    """Whether `data` is at `path` already; False if nothing is.
+def holds(path: Path, *data: bytes | memoryview) -> bool:
+    """Whether `data`, one after another, is at `path` already; False if nothing is.
 
     Raises:
         ValueError: something else is there.
     """
     if not path.is_file():
         return False
-    if path.read_bytes() != data:
+    with open(path, "rb") as file:
+        same = all(file.read(len(part)) == part for part in data) and not file.read(1)
+    if not same:
         raise ValueError(
             f"{path}: holds other bytes than its nets gave when they were trained again. Other versions, another "
             f"processor or kind of device wrote it, or it is damaged (scripts/verify_zoo.py tells). Go on where "
@@ -138,9 +140,12 @@ def _named(path: Path, what: str) -> Iterator[None]:
         raise OSError(error.errno, f"cannot {what} ({error.strerror})", str(path)) from error
 
 
-def sha256(data: bytes) -> str:
-    """In hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
+def sha256(*data: bytes | memoryview) -> str:
+    """Of the data, one after another, in hexadecimal digits."""
+    whole = hashlib.sha256()
+    for part in data:
+        whole.update(part)
+    return whole.hexdigest()
 
 
 def read_parquet(source: Path | bytes, columns: list[str] | None = None) -> pa.Table:
@@ -171,6 +176,16 @@ def remove(path: Path) -> None:
     if path.exists():
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder, durably; nothing happens if there is something in it."""
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

@@ -73,7 +73,14 @@ def estimate(spec: Spec, groups: Sequence[Group], device: str, processes: int | 
     seconds = [interpolated(group, [other for other in sample if _alike(other, group)], measured) for group in groups]
     pixels = sum(images.SETS[name].num_train + images.SETS[name].num_test for name in spec.images)
     peak = max(peak for _, peak in found) + pixels * math.prod(spec.image_shape)
+    if device == "cpu":
+        peak += max((_gathered(group) for group in groups if group.stops_early), default=0)
     return Estimate(max(sum(seconds) / count, *seconds), count, peak)
+
+
+def _gathered(group: Group) -> int:
+    """Bytes of all snapshots of nets that stop early: they come together when the last one has ended."""
+    return len(group) * group.num_snapshots * sizes.size(group).bytes
 
 
 def _alike(first: Group, second: Group) -> bool:
@@ -109,7 +116,7 @@ def interpolated(group: Group, sample: Sequence[Group], measured: dict[str, Meas
     # an evaluation is a forward pass of other batches: its time goes with the cost of a step, but for the batch size
     evaluation = taken([measured[other.name].evaluation * other.batch_size for other in sample]) / group.batch_size
     validations = group.epochs * group.valid_images / (2 * EVAL_BATCH)
-    return group.steps * step + (len(group.snapshot_steps) * _evaluations(group) + validations) * evaluation
+    return group.steps * step + (group.num_snapshots * _evaluations(group) + validations) * evaluation
 
 
 def _evaluations(group: Group) -> float:

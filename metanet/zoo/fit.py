@@ -8,16 +8,15 @@ bit-identical.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from metanet import seeding
 from metanet.zoo import families, nets, schedules
-from metanet.zoo.early_stopping import EarlyStopping
 from metanet.zoo.feed import Feed
 from metanet.zoo.images import Images
 from metanet.zoo.initialisations import initialise
@@ -33,14 +32,15 @@ FEEDS = {"classification": Feed, "image_fitting": PixelFeed}  # by task
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A group after `step` steps; on the CPU, and unchanged while training goes on."""
+    """Nets of a group as they were, a row each; on the CPU, and unchanged while training goes on."""
 
-    step: int
-    nets: list[int]  # places in the group: all but those that stopped early, before the snapshot before this one
-    steps: Int64[Tensor, " nets"]  # of each net's own training: fewer where it stopped early
-    state_dict: dict[str, Tensor]  # names of nets.build(arch).state_dict(), each [nets, *shape]
-    metrics: dict[str, Shaped[Tensor, " nets"]]  # those of the task, of nets in eval mode
-    diverged: Bool[Tensor, " nets"]  # these nets keep what they had before a loss, weight or statistic overflowed
+    step: int | None  # of all of them; None: `steps` says it of each, and `ends` what its whole training had
+    nets: list[int]  # places in the group
+    steps: list[int]
+    ends: list[int]
+    state_dict: dict[str, Tensor]  # names of nets.build(arch).state_dict(), each [rows, *shape]
+    metrics: dict[str, Shaped[Tensor, " rows"]]  # those of the task, of nets in eval mode
+    diverged: Bool[Tensor, " rows"]  # these nets keep what they had before a loss, weight or statistic overflowed
     resume_state: dict[str, Tensor]  # what `fit` needs to go on from here, bit for bit
 
 
@@ -55,6 +55,9 @@ def fit(
     way: Way = Way(),  # noqa: B008 (frozen)
 ) -> Iterator[None]:
     """Trains `group` from its start, or from the `resume_state` of one of its snapshots, a step for every iteration.
+
+    For nets that stop early there is metanet/zoo/fit_stopping.py. Here a net that diverges stays in its stack: few do,
+    and a zoo is gone on with as it was begun.
 
     Args:
         images: every image set of the group, in the architecture's image shape, on `device`.
@@ -92,9 +95,7 @@ class Training:
         self.done = 0  # steps
         self.feed = FEEDS[families.task(group.arch)](group, images, seed, device, dtype)
         self.alive = torch.ones(len(group.nets), dtype=torch.bool, device=device)
-        tolerance = torch.tensor([net.hyperparameters["early_stopping"] for net in group.nets], device=device)
-        self.stopping = EarlyStopping(tolerance) if tolerance.any() else None
-        self._over = False  # no net is trained any more
+        self.going: Bool[Tensor, " nets"] | None = None  # the others have ended, and are changed no more; None: all
 
         def each(name: str) -> Tensor:
             values = [net.hyperparameters[name] for net in group.nets]
@@ -135,20 +136,14 @@ class Training:
         return seeding.keys(self.seed, self.feed.nets, purpose, step)
 
     def advance(self, step: int) -> Iterator[None]:
-        """Trains until `step` steps are done, one for every iteration; an epoch begins with which nets go on."""
+        """Trains until `step` steps are done, one for every iteration."""
         while self.done < step:
-            if self.stopping is not None and self.done % self.group.steps_per_epoch == 0:
-                self.stopping.measure(self.feed.validate(self._run), self.done)
-                self._over = not self._trained().any()
-            if self._over:
-                self.done = step
-            else:
-                self.step()
-                yield
+            self.step()
+            yield
 
     def _trained(self) -> Bool[Tensor, " nets"]:
         """Which nets a step changes."""
-        return self.alive if self.stopping is None else self.alive & self.stopping.going
+        return self.alive if self.going is None else self.alive & self.going
 
     @torch.no_grad()
     def _run(self, inputs: Tensor) -> Tensor:
@@ -194,40 +189,58 @@ class Training:
             self._rate_of = epoch, self.first_rate * factors
         return self._rate_of[1]
 
+    def validate(self) -> Float[Tensor, " nets"]:
+        """Every net's accuracy on the images that are kept for this."""
+        return self.feed.validate(self._run).cpu()
+
     @torch.no_grad()
     def snapshot(self) -> Snapshot:
         """The group as it is now."""
-        state, metrics = self.parameters | self.buffers, self.feed.evaluate(self._run)
-        steps = torch.full_like(self.feed.nets, self.done)
-        if self.stopping is not None:
-            steps = torch.where(self.stopping.going, steps, self.stopping.ended)
-        before = max((step for step in self.group.nets[0].snapshot_steps if step < self.done), default=-1)
-        nets = (steps > before).nonzero()[:, 0]
+        count = len(self.group)
         return Snapshot(
             step=self.done,
-            nets=nets.tolist(),
-            steps=steps[nets].cpu(),
-            state_dict={name: _copy(state[name][nets]) for name in self.state_names},
-            metrics={name: value[nets].cpu() for name, value in metrics.items()},
-            diverged=~self.alive[nets].cpu(),
+            nets=list(range(count)),
+            steps=[self.done] * count,
+            ends=[self.group.steps] * count,
+            state_dict=self.weights_of(list(range(count))),
+            metrics={name: value.cpu() for name, value in self.feed.evaluate(self._run).items()},
+            diverged=~self.alive.cpu(),
             resume_state={name: _copy(value) for name, value in self._state().items()}
             | {"done": torch.tensor(self.done)},
         )
 
+    @torch.no_grad()
+    def weights_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """The state_dict of these nets, [rows, *shape], on the CPU."""
+        state = self.parameters | self.buffers
+        index = torch.tensor(rows, dtype=torch.int64, device=self.feed.device)
+        return {name: _copy(state[name][index]) for name in self.state_names}
+
+    @torch.no_grad()
+    def measured(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The metrics of the nets with the weights of `state_dict`, which they have from then on; on the CPU."""
+        for name, value in (self.parameters | self.buffers).items():
+            value.copy_(state_dict[name])
+        return {name: value.cpu() for name, value in self.feed.evaluate(self._run).items()}
+
     def load(self, resume: Mapping[str, Tensor]) -> None:
-        """Goes on from the `resume_state` of a snapshot of the same group."""
+        """Goes on from the `resume_state` of a snapshot of the same group, or from what `state_of` gave of its nets."""
         for name, value in self._state().items():
             value.copy_(resume[name])
         self.done = int(resume["done"])
-        self._over = self.stopping is not None and not self._trained().any()
+
+    def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Copies of the state of these nets, from which a training of them alone goes on; on the device."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.feed.device)
+        moments = {f"moment.{name}": value for name, value in self.optimizer.state_of(rows).items()}
+        others = {name: value for name, value in self._state().items() if not name.startswith("moment.")}
+        return {name: value[index] for name, value in others.items()} | moments | {"done": torch.tensor(self.done)}
 
     def _state(self) -> dict[str, Tensor]:
         """All that a step changes, apart from the count of steps."""
         buffers = {f"buffer.{name}": value for name, value in self.buffers.items()}
         moments = {f"moment.{name}": value for name, value in self.optimizer.state().items()}
-        stopping = {} if self.stopping is None else self.stopping.state()
-        measured = {f"stopping.{name}": value for name, value in stopping.items()}
-        return {"weights": self.weights, "alive": self.alive} | buffers | moments | measured
+        return {"weights": self.weights, "alive": self.alive} | buffers | moments
 
 
 def _shrink(gradients: Float[Tensor, "nets params"], largest: Float[Tensor, " nets"]) -> Float[Tensor, " nets"]:

@@ -22,7 +22,8 @@ from metanet.zoo.spec import Spec
 
 SCHEMA = 2  # 1 had no SHA-256 of the rows in its manifest files, and none of what training resumes from
 IMPORTED = 3  # of imported zoos: a group has all its steps in one shard and one fragment
-READABLE = (1, SCHEMA, IMPORTED)
+STOPPING = 4  # the same in groups whose nets stop early, each at its own step; others are as in SCHEMA
+READABLE = (1, SCHEMA, IMPORTED, STOPPING)
 RECORD = "zoo.json"
 MANIFEST = "manifest.parquet"  # written when all nets are trained
 LOG = "log.jsonl"  # times and host facts: the one file that differs between two makings of a zoo
@@ -34,8 +35,13 @@ def shard_path(zoo: Path, group: str, step: int | None) -> Path:
 
 
 def resume_path(zoo: Path, group: str, step: int) -> Path:
-    """What training goes on from after snapshot `step`; gone when the group is done."""
+    """What training goes on from after `step` steps; gone when the group is done."""
     return zoo / "shards" / group / f"resume-{step}.safetensors"
+
+
+def candidate_path(zoo: Path, group: str, step: int) -> Path:
+    """What nets that stop early were after `step` steps, of which it may be a snapshot; gone when the group is done."""
+    return zoo / "shards" / group / f"candidate-{step}.safetensors"
 
 
 def fragment_path(zoo: Path, group: str, step: int | None) -> Path:
@@ -70,7 +76,7 @@ def pack_record(spec: Spec, groups: list[Group], device: str, tf32: bool = False
     """The zoo.json of a new zoo. Nothing in it depends on the clock, the host or the path."""
     return pack(
         {
-            "schema": SCHEMA,
+            "schema": schema(groups),
             "spec": spec.to_dict(),
             "spec_sha256": spec.hash(),
             "device": device.split(":")[0],  # the kind: results of another are equal to rounding only
@@ -81,6 +87,11 @@ def pack_record(spec: Spec, groups: list[Group], device: str, tf32: bool = False
             "plan": plan.to_json(groups),
         }
     )
+
+
+def schema(groups: list[Group]) -> int:
+    """That of a zoo that is trained by this version."""
+    return STOPPING if any(group.stops_early for group in groups) else SCHEMA
 
 
 def replan(record: Mapping[str, Any], groups: list[Group]) -> bytes:

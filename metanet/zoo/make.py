@@ -127,7 +127,13 @@ def _split(work: Work, group: Group) -> list[Group]:
             f"{group.batch_size}) needs more memory than there is. Give fewer processes=, more memory, or a spec "
             f"without {group.arch_name}."
         )
-    parts = plan.split(group, work.acknowledged(group))
+    acknowledged = work.acknowledged(group)
+    if group.stops_early and acknowledged:
+        raise OSError(
+            f"group {group.name}: its shard is lost, and to train it anew needs more memory than there is. It is not "
+            f"halved, since its manifest fragment is there. Give fewer processes=, or more memory."
+        )
+    parts = plan.split(group, acknowledged)
     record = layout.read_record(work.zoo)
     groups = plan.from_json(record["plan"], work.spec.nets())
     replaced = [part for one in groups for part in (parts if one.name == group.name else [one])]
@@ -153,10 +159,12 @@ def _recorded(spec: Spec, out: Path, device: str, way: Way) -> list[Group] | Non
     if different:
         changes = "; ".join(f"{key} is {record['spec'].get(key)!r} there and {wanted[key]!r} here" for key in different)
         raise ValueError(f"{out}: holds the zoo of another spec: {changes}. Choose another out=, or that spec.")
-    if record["schema"] != layout.SCHEMA and not layout.is_complete(out, record):
+    planned = plan.from_json(record["plan"], spec.nets())
+    schema = layout.schema(planned)
+    if record["schema"] != schema and not layout.is_complete(out, record):
         raise ValueError(
             f"{out}: begun by metanet {record['versions']['metanet']} (schema {record['schema']}, here is "
-            f"{layout.SCHEMA}): it can be read as it is, but not gone on with. Finish it with that version, or choose "
+            f"{schema}): it can be read as it is, but not gone on with. Finish it with that version, or choose "
             f"another out=."
         )
     if record["device"] != device.split(":")[0]:
@@ -166,7 +174,7 @@ def _recorded(spec: Spec, out: Path, device: str, way: Way) -> list[Group] | Non
     if record.get("tf32", False) != way.tf32:
         begun, found = ("true", "false") if not way.tf32 else ("false", "true")
         raise ValueError(f"{out}: was begun with tf32={begun}, found tf32={found}. Go on with the former.")
-    return plan.from_json(record["plan"], spec.nets())
+    return planned
 
 
 def _tell_changed_versions(out: Path) -> None:
@@ -186,10 +194,13 @@ def _remove_leftovers(out: Path) -> None:
         disk.remove(path)
     kept: set[Path] = set()
     for entry in record["plan"]:
-        there = [step for step in entry["steps"] if layout.fragment_path(out, entry["group"], step).is_file()]
-        kept |= {layout.shard_path(out, entry["group"], step) for step in there}
-        if len(there) < len(entry["steps"]):
-            kept |= {layout.resume_path(out, entry["group"], step) for step in there}
-    for path in (out / "shards").glob("*/*.safetensors"):
+        steps, group = layout.steps(entry), entry["group"]
+        there = [step for step in steps if layout.fragment_path(out, group, step).is_file()]
+        kept |= {layout.shard_path(out, group, step) for step in there}
+        if steps == [None] and not there:
+            kept |= set((out / "shards" / group).glob("*.safetensors"))
+        elif len(there) < len(steps):
+            kept |= {layout.resume_path(out, group, step) for step in there if step is not None}
+    for path in (out / "shards").rglob("*.safetensors"):
         if path not in kept:
             disk.remove(path)

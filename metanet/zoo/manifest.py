@@ -18,7 +18,7 @@ from metanet.zoo.families import FAMILIES
 from metanet.zoo.fit import Snapshot
 from metanet.zoo.hyperparameters import HYPERPARAMETERS
 from metanet.zoo.plan import Group
-from metanet.zoo.spec import Net, Spec
+from metanet.zoo.spec import Spec
 from metanet.zoo.tasks import TASKS
 
 METRICS = {name: kind for task in TASKS.values() for name, kind in task.metrics.items()}
@@ -77,7 +77,7 @@ def fragment(
 ) -> bytes:
     """The parquet file with the rows of one shard; `about` (the shard's hashes) goes into its metadata."""
     rows = [
-        _place(net, group, row, snapshot)
+        _place(group, row, snapshot)
         | {"status": "diverged" if snapshot.diverged[row] else "ok", "sha256": hashes[row]}
         | {name: net.hyperparameters[name] for name in columns["hyperparameters"]}
         | {name: net.arch.get(name) for name in columns["architecture"]}
@@ -87,16 +87,18 @@ def fragment(
     return pack(pa.Table.from_pylist(rows, schema(columns)), about)
 
 
-def _place(net: Net, group: Group, row: int, snapshot: Snapshot) -> dict[str, Any]:
+def _place(group: Group, row: int, snapshot: Snapshot) -> dict[str, Any]:
+    net, step = group.nets[snapshot.nets[row]], snapshot.steps[row]
+    own = snapshot.step is None  # then the fraction is that of its own training, as in imported zoos
     return {
         "net": net.net,
         "lineage": net.lineage,
         "arch": net.arch_name,
         "group": group.name,
         "row": row,
-        "step": snapshot.step,
-        "epoch": int(snapshot.steps[row]) / net.steps_per_epoch,
-        "snapshot_fraction": net.snapshots[net.snapshot_steps.index(snapshot.step)],
+        "step": step,
+        "epoch": step / net.steps_per_epoch,
+        "snapshot_fraction": step / snapshot.ends[row] if own else net.snapshots[net.snapshot_steps.index(step)],
         "image_set": net.image_set,
     }
 

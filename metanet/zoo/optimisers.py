@@ -107,6 +107,7 @@ class StackOptimizer:
     """
 
     def __init__(self, names: Sequence[str], decay: Float[Tensor, " nets"], weights: Rows):
+        self.names = list(names)
         self.runs: list[tuple[slice, Optimizer, list[Tensor], Tensor | None]] = []
         start = 0
         for name, run in groupby(names):
@@ -130,3 +131,14 @@ class StackOptimizer:
     def state(self) -> dict[str, Tensor]:
         """The moments, as they are (not copied)."""
         return {f"{i}.{j}": m for i, (_, _, moments, _) in enumerate(self.runs) for j, m in enumerate(moments)}
+
+    def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Copies of the moments of these rows, as `state` of the optimizers of these alone has them."""
+        of_row = {
+            row: [moment[place] for moment in moments]
+            for of, _, moments, _ in self.runs
+            for place, row in enumerate(range(of.start, of.stop))
+        }
+        runs = [list(run) for _, run in groupby(rows, key=lambda row: self.names[row])]
+        moments = {i: zip(*(of_row[row] for row in run), strict=True) for i, run in enumerate(runs)}
+        return {f"{i}.{j}": torch.stack(moment) for i, each in moments.items() for j, moment in enumerate(each)}

@@ -56,8 +56,24 @@ class Group:
         return self.nets[0].steps
 
     @property
+    def stops_early(self) -> bool:
+        """Whether each of its nets ends by itself, and has its snapshots at fractions of its own training."""
+        return self.valid_images > 0
+
+    @property
     def snapshot_steps(self) -> tuple[int, ...]:
+        """When all of its nets have their snapshots, where none stops early."""
         return self.nets[0].snapshot_steps if self.kept is None else self.kept
+
+    @property
+    def shards(self) -> tuple[int | None, ...]:
+        """The step of each of its shards; None for the one that has all snapshots of nets that stop early."""
+        return (None,) if self.stops_early else self.snapshot_steps
+
+    @property
+    def num_snapshots(self) -> int:
+        """Of each net, and the most where nets stop early: in few epochs fractions may fall together."""
+        return len(self.nets[0].snapshots) if self.kept is None else len(self.kept)
 
     def __len__(self) -> int:
         return len(self.nets)
@@ -86,7 +102,8 @@ def plan(nets: Iterable[Net], stack: int = STACK["cpu"]) -> list[Group]:
 def to_json(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """What zoo.json records of the plan."""
     return [
-        {"group": group.name, "nets": [net.net for net in group.nets], "steps": list(group.snapshot_steps)}
+        {"group": group.name, "nets": [net.net for net in group.nets]}
+        | ({} if group.stops_early else {"steps": list(group.snapshot_steps)})
         for group in groups
     ]
 
@@ -96,17 +113,20 @@ def from_json(recorded: Iterable[Mapping[str, Any]], nets: Iterable[Net]) -> lis
     by_number = {net.net: net for net in nets}
     groups = []
     for entry in recorded:
-        members, steps = tuple(by_number[net] for net in entry["nets"]), tuple(entry["steps"])
+        members = tuple(by_number[net] for net in entry["nets"])
+        steps = tuple(entry["steps"]) if "steps" in entry else members[0].snapshot_steps
         groups.append(Group(entry["group"], members, None if steps == members[0].snapshot_steps else steps))
     return groups
 
 
-def split(group: Group, acknowledged: Collection[int]) -> list[Group]:
+def split(group: Group, acknowledged: Collection[int | None]) -> list[Group]:
     """What replaces a group that needs too much memory: itself with the snapshots that it has, if it has any, and two
     halves with the others. The halves are trained from their start, so that their bits depend on the plan alone.
+
+    A group whose nets stop early has all of its snapshots or none, and is only split before it has them.
     """
     had = tuple(step for step in group.snapshot_steps if step in acknowledged)
-    left = tuple(step for step in group.snapshot_steps if step not in acknowledged)
+    left = tuple(step for step in group.snapshot_steps if step not in acknowledged) if had else group.kept
     middle = len(group) // 2
     halves = {"a": group.nets[:middle], "b": group.nets[middle:]}
     rest = [Group(group.name, group.nets, had)] if had else []

@@ -65,6 +65,32 @@ def header(
     return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + start for name, start in starts.items()}
 
 
+def sealed(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> list[bytes | memoryview]:
+    """What `parts` gives, with the SHA-256 of all of it in its own metadata: for files that nothing else speaks of."""
+    return parts(tensors, {**about, "sha256": _seal(tensors, about)})
+
+
+def load_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `load` gives of a sealed file. Cost: every byte is read and hashed once.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load`; any changed byte is damage.
+    """
+    tensors, about = load(path)
+    header = hashlib.sha256(parts(tensors, about)[0]).hexdigest()
+    seal = about.pop("sha256", None)
+    if header != header_hash(path) or seal != _seal(tensors, about):
+        raise ValueError(f"{path}: damaged: its SHA-256 is not the one that it was written with.")
+    return tensors, about
+
+
+def _seal(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    sha256 = hashlib.sha256()
+    for part in parts(tensors, about):
+        sha256.update(part)
+    return sha256.hexdigest()
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a safetensors file, mapped into memory (read when used), and what `pack` was told about them.
 

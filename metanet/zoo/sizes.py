@@ -54,8 +54,8 @@ def training_cost(group: Group) -> float:
 def summary(groups: list[Group]) -> str:
     """Nets, groups, parameters, bytes and FLOPs of a plan, a line each."""
     of_nets = sorted((size(group) for group in groups for _ in group.nets), key=lambda size: size.parameters)
-    snapshots = sum(len(group) * len(group.snapshot_steps) for group in groups)
-    on_disk = sum(len(group) * len(group.snapshot_steps) * size(group).bytes for group in groups)
+    snapshots = sum(len(group) * group.num_snapshots for group in groups)
+    on_disk = sum(len(group) * group.num_snapshots * size(group).bytes for group in groups)
     flops = sum(3 * size(group).flops * len(group) * group.steps * group.batch_size for group in groups)
     lines = {
         "nets": f"{len(of_nets):,}",

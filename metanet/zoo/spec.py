@@ -161,6 +161,11 @@ class Spec:
             snapshots=tuple(self.snapshots),
             valid_images=valid_images,
         )
+        if valid_images and len(early_stopping.chosen(found.snapshots, self.epochs)) < len(self.snapshots):
+            raise ValueError(
+                f"spec {self.name}: nets that stop early have their snapshots between epochs; {self.epochs} epochs are "
+                f"too few for the snapshots {self.snapshots}. Raise epochs, or take fewer snapshots."
+            )
         if not found.steps or len(set(found.snapshot_steps)) < len(self.snapshots):
             raise ValueError(
                 f"spec {self.name}: {self.epochs} epochs of {samples} {image_set} {unit} in batches of "

@@ -129,12 +129,13 @@ class Zoo:
         """The shards that the manifest speaks of, and for each of its rows the place of its own among them."""
         groups = self.manifest["group"].combine_chunks().dictionary_encode()
         names, group = groups.dictionary.to_pylist(), groups.indices.to_numpy()
-        if self.record["schema"] == layout.IMPORTED:
-            return [layout.shard_path(self.path, name, None) for name in names], group
-        steps, step = np.unique(self._step, return_inverse=True)
+        of_all_steps = {entry["group"] for entry in self.record["plan"] if layout.steps(entry) == [None]}
+        whole = np.array([name in of_all_steps for name in names], dtype=bool)
+        steps, step = np.unique(np.where(whole[group], -1, self._step), return_inverse=True)
         pairs, shard = np.unique(group.astype(np.int64) * len(steps) + step, return_inverse=True)
         places = [divmod(pair, len(steps)) for pair in pairs.tolist()]
-        return [layout.shard_path(self.path, names[group], int(steps[step])) for group, step in places], shard
+        own = [(names[group], None if whole[group] else int(steps[step])) for group, step in places]
+        return [layout.shard_path(self.path, *of) for of in own], shard
 
     def _shard_of(self, row: int) -> dict[str, Tensor]:
         return self._load(self._shards[self._shard[row]])

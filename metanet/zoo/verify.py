@@ -55,6 +55,8 @@ def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -
             elif finished:
                 sound = False
                 yield f"{path}: missing. It holds the rows of the nets {_listed(entry['nets'])}. {REMEDY}"
+            elif step is None:
+                yield from _candidate_problems(zoo, entry)
             advance(1)
     if rows is not None and sound:
         merged = manifest.merge(fragments, digested)
@@ -93,6 +95,17 @@ def _weights_problems(
             f"{resume}: damaged: what the training of the nets {_listed(entry['nets'])} goes on from is not what was "
             f"written. {REMEDY}"
         )
+
+
+def _candidate_problems(zoo: Path, entry: Mapping[str, Any]) -> Iterator[str]:
+    """Of what is kept of nets that stop early while they are trained."""
+    for path in sorted(layout.candidate_path(zoo, entry["group"], 0).parent.glob("[!.]*.safetensors")):
+        try:
+            shards.load_sealed(path)
+        except FileNotFoundError:
+            continue  # training has just gone on
+        except ValueError as error:
+            yield f"{error} It belongs to the training of the nets {_listed(entry['nets'])}. {REMEDY}"
 
 
 def _shard_problems(path: Path, rows: pa.Table, hashes: Mapping[str, Any], kept: bool) -> Iterator[str]:

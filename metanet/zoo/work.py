@@ -4,6 +4,9 @@ The order of writing is the protocol: the shard, then what training resumes from
 the snapshot); only then the previous snapshot's resume file goes. So whenever the process ends, every acknowledged
 snapshot is whole, and training goes on from the last one. Shards and fragments are put where nothing is: of two workers
 with one group, the second finds what the first has written, and it must be the same.
+
+Nets that stop early have all snapshots of their group in one shard, which is put when the last of them has ended; what
+is kept until then is in candidates.py.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from torch import Tensor
 
 from metanet import machine
 from metanet.zoo import convolutions, disk, images, layout, manifest, shards
+from metanet.zoo.candidates import Candidates
 from metanet.zoo.fit import Snapshot, fit
+from metanet.zoo.fit_stopping import StoppingFit
 from metanet.zoo.images import Images
 from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
@@ -47,12 +52,14 @@ class Work:
 
     def is_done(self, group: Group) -> bool:
         """Whether every snapshot is acknowledged, and what training resumed from is gone."""
+        if group.stops_early:
+            return not self._missing(group) and not Candidates(self.zoo, group).folder.exists()
         left = [step for step in group.snapshot_steps if layout.resume_path(self.zoo, group.name, step).exists()]
         return not self._missing(group) and not left
 
-    def acknowledged(self, group: Group) -> list[int]:
-        """The steps of the snapshots that have their fragment."""
-        return [step for step in group.snapshot_steps if layout.fragment_path(self.zoo, group.name, step).is_file()]
+    def acknowledged(self, group: Group) -> list[int | None]:
+        """The steps of the shards that have their fragment."""
+        return [step for step in group.shards if layout.fragment_path(self.zoo, group.name, step).is_file()]
 
     def train(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> None:
         """Trains what the disk does not hold yet; `report` is told the fraction of the group that is done, up to 1.
@@ -83,29 +90,59 @@ class Work:
         raise TooLarge(group.name)  # out here, where the error no longer holds what the training held
 
     def _steps(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> Iterator[None]:
-        missing = self._missing(group)
-        if missing:
-            last = group.snapshot_steps[-1]
-
-            def keep(snapshot: Snapshot) -> None:
-                self._write(group, snapshot, acknowledge=snapshot.step in missing)
-                if snapshot.step < last:
-                    report(snapshot.step / last)
-
+        if self._missing(group):
             disk.make_folder(self.zoo / "shards" / group.name)
-            resume = self._resume_state(group, before=missing[0])
-            yield from fit(group, loaded, self.spec.seed, self.device, resume, keep, way=self.way)
+            train = self._train_to_own_ends if group.stops_early else self._train_to_one_end
+            yield from train(group, loaded, report)
             if chosen := convolutions.FASTEST.news():
                 layout.log(self.zoo, "convolutions", host=platform.node(), chosen=chosen)
-        self._remove_resume_files(group)
+        if group.stops_early:
+            Candidates(self.zoo, group).remove()
+        else:
+            self._remove_resume_files(group)
         report(1.0)
 
-    def _missing(self, group: Group) -> list[int]:
-        """The steps of the snapshots that are not acknowledged, or have lost their shard."""
+    def _train_to_one_end(
+        self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]
+    ) -> Iterator[None]:
+        missing, last = self._missing(group), group.snapshot_steps[-1]
+
+        def keep(snapshot: Snapshot) -> None:
+            assert snapshot.step is not None
+            self._write(group, snapshot, acknowledge=snapshot.step in missing)
+            if snapshot.step < last:
+                report(snapshot.step / last)
+
+        resume = self._resume_state(group, before=min(step for step in missing if step is not None))
+        yield from fit(group, loaded, self.spec.seed, self.device, resume, keep, way=self.way)
+
+    def _train_to_own_ends(
+        self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]
+    ) -> Iterator[None]:
+        files = Candidates(self.zoo, group)
+        fit = StoppingFit(group, loaded, self.spec.seed, self.device, way=self.way)
+        try:
+            resume = files.resume()
+            if resume is None:
+                fit.begin()
+                files.save(fit)
+            else:
+                fit.load(resume)
+            while not fit.over:
+                yield from fit.advance()
+                files.save(fit)
+                report(fit.epoch / (group.epochs + 1))
+            self._write(group, fit.snapshots(files.read), acknowledge=True)
+        except FileNotFoundError:
+            if self._missing(group):
+                raise  # else a worker that was taken for dead has finished the group, and removed the files
+
+    def _missing(self, group: Group) -> list[int | None]:
+        """The steps of the shards that are not acknowledged, or are lost."""
         there = self.acknowledged(group)
         return [
             step
-            for step in group.snapshot_steps
+            for step in group.shards
             if step not in there or not layout.shard_path(self.zoo, group.name, step).is_file()
         ]
 
@@ -126,22 +163,24 @@ class Work:
 
     def _write(self, group: Group, snapshot: Snapshot, acknowledge: bool) -> None:
         step, state_dict = snapshot.step, snapshot.state_dict
-        shard = shards.pack(state_dict, {"arch": dict(group.arch), "group": group.name, "step": step})
-        hashes: dict[str, Any] = {"shard": disk.sha256(shard), "tensors": shards.tensor_hashes(state_dict)}
-        resume = b""
-        if step < group.snapshot_steps[-1]:
-            resume = shards.pack(snapshot.resume_state, {"group": group.name, "step": step})
-            hashes["resume"] = disk.sha256(resume)
+        about = {"arch": dict(group.arch), "group": group.name} | ({} if step is None else {"step": step})
+        shard = shards.parts(state_dict, about)
+        hashes: dict[str, Any] = {"shard": disk.sha256(*shard), "tensors": shards.tensor_hashes(state_dict)}
+        resume: list[bytes | memoryview] = []
+        if step is not None and step < group.snapshot_steps[-1]:
+            resume = shards.parts(snapshot.resume_state, {"group": group.name, "step": step})
+            hashes["resume"] = disk.sha256(*resume)
         rows = manifest.fragment(manifest.columns(self.spec), group, snapshot, shards.net_hashes(state_dict), hashes)
         fragment_path = layout.fragment_path(self.zoo, group.name, step)
         if acknowledge:
             disk.holds(fragment_path, rows)  # a shard must not be put beside the fragment of another
-            disk.put_if_absent(layout.shard_path(self.zoo, group.name, step), shard)
-        if resume:
-            disk.write_atomically(layout.resume_path(self.zoo, group.name, step), resume)
+            disk.put_if_absent(layout.shard_path(self.zoo, group.name, step), *shard)
+        if step is not None and resume:
+            disk.write_atomically(layout.resume_path(self.zoo, group.name, step), *resume)
         if acknowledge:
             disk.put_if_absent(fragment_path, rows)
-        self._remove_resume_files(group, before=step)
+        if step is not None:
+            self._remove_resume_files(group, before=step)
 
     def _remove_resume_files(self, group: Group, before: int | None = None) -> None:
         for step in group.snapshot_steps:

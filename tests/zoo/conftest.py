@@ -1,7 +1,9 @@
 """Zoos and specs that the tests of making and reading them share."""
 
+import copy
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from metanet.zoo.executors import local
 from metanet.zoo.images import Images, load
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
+from tests.conftest import TINY
 from tests.zoo.making import Killed
 
 
@@ -19,6 +22,17 @@ def spec_file(tmp_path, tiny_spec):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_spec))
     return path
+
+
+@pytest.fixture(scope="session")
+def stopping_spec() -> dict[str, Any]:
+    """Nets of one architecture that stop early at different times, one that diverges among them, and some that do not
+    stop early.
+    """
+    stopping = copy.deepcopy(TINY) | {"name": "stopping", "epochs": 9, "num_nets": 14, "num_architectures": 1}
+    stopping |= {"architectures": TINY["architectures"][1:], "snapshots": [0.0, 0.25, 0.5, 0.75, 1.0]}
+    stopping["hyperparameters"] |= {"early_stopping": [0, 1], "learning_rate": [1e-3, 0.1, 0.3, 1e25]}
+    return stopping
 
 
 @pytest.fixture
@@ -40,8 +54,8 @@ def unfinished(tmp_path, tiny_spec, monkeypatch):
     return out
 
 
-@pytest.fixture
-def copy(tiny_zoo, tmp_path):
+@pytest.fixture(name="copy")
+def copy_of_a_zoo(tiny_zoo, tmp_path):
     """A zoo of which a test may break files."""
     return metanet.open_zoo(shutil.copytree(tiny_zoo.path, tmp_path / "tiny"))
 

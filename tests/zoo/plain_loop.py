@@ -1,6 +1,6 @@
 """One net in an ordinary loop, the oracle of stacked training; and groups of nets to try it on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -142,8 +142,13 @@ def stops(measured: Sequence[float], tolerance: int) -> bool:
     return len(measured) >= 4 * tolerance and (falls >= tolerance or max(below, same) >= 6 * tolerance)
 
 
-def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
-    """One net in an ordinary loop: nn.Module, torch.optim, one batch at a time, in float64."""
+def plain_fit(
+    net: Net, images: Images, keep: Callable[[nn.Module, dict[str, float], bool], None] | None = None
+) -> tuple[nn.Module, dict[str, float]]:
+    """One net in an ordinary loop: nn.Module, torch.optim, one batch at a time, in float64.
+
+    `keep` is given the net, its metrics and whether it has diverged, before training and after every epoch.
+    """
     chosen = net.hyperparameters
     number = torch.tensor([net.net])
     module = nets.build(net.arch, activation=chosen["activation"])
@@ -162,13 +167,19 @@ def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
     noisy = noisy_labels(net, images)
     step = 0
     measured: list[float] = []
-    for epoch in range(net.epochs):
+    diverged = False
+    for epoch in range(net.epochs + 1):
+        if keep:
+            keep(module, plain_metrics(module, net, images, noisy), diverged)
+        if epoch == net.epochs:
+            break
         if chosen["early_stopping"]:
             measured.append(valid_accuracy(module, net, images))
             if stops(measured, chosen["early_stopping"]):
                 break
         order = seeding.permutation(seeding.keys(SEED, number, "order", epoch), net.train_images)[0]
-        for batch in order.split(chosen["batch_size"])[: net.steps_per_epoch]:
+        for batch in order.split(chosen["batch_size"])[: 0 if diverged else net.steps_per_epoch]:
+            before = {name: value.clone() for name, value in module.state_dict().items()}
             x = images.train[batch].double() / 255
             if chosen["augmentation"]:
                 x = augment(x[None], seeding.keys(SEED, number, "augmentation", step))[0]
@@ -176,12 +187,22 @@ def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
                 mask.keys = seeding.keys(SEED, number, "dropout", step)
             optimizer.zero_grad()
             smoothing = chosen["label_smoothing"]
-            F.cross_entropy(module((x - 0.5) / 0.5), noisy[batch], label_smoothing=smoothing).backward()
+            loss = F.cross_entropy(module((x - 0.5) / 0.5), noisy[batch], label_smoothing=smoothing)
+            loss.backward()
             if chosen["gradient_clip"]:
                 nn.utils.clip_grad_norm_(module.parameters(), chosen["gradient_clip"])
             optimizer.step()
             step += 1
+            if not all(value.isfinite().all() for value in (loss, *module.state_dict().values())):
+                module.load_state_dict(before)
+                diverged = True
+                break
         schedule.step()
+    return module.eval(), plain_metrics(module, net, images, noisy)
+
+
+def plain_metrics(module: nn.Module, net: Net, images: Images, noisy: Tensor) -> dict[str, float]:
+    """In eval mode; the net is in training mode afterwards."""
     module.eval()
     metrics: dict[str, float] = {}
     seen = net.eval_images or net.train_images
@@ -192,7 +213,8 @@ def plain_fit(net: Net, images: Images) -> tuple[nn.Module, dict[str, float]]:
         logits = module((pixels.double() / 255 - 0.5) / 0.5)
         metrics[f"{part}_loss"] = F.cross_entropy(logits, labels).item()
         metrics[f"{part}_accuracy"] = (logits.argmax(1) == labels).double().mean().item()
-    return module, metrics
+    module.train()
+    return metrics
 
 
 def plain_fit_to_an_image(net: Net, images: Images) -> tuple[nn.Module, dict[str, Any]]:
@@ -227,12 +249,12 @@ def plain_fit_to_an_image(net: Net, images: Images) -> tuple[nn.Module, dict[str
 def assert_equals_the_plain_loop(of: Group, images: dict[str, Images]) -> None:
     taken = snapshots(of, images)
     assert not taken[-1].diverged.any()
-    for place, net in enumerate(of.nets):
-        last = next(shot for shot in reversed(taken) if place in shot.nets)
-        row = last.nets.index(place)
+    for row, net in enumerate(of.nets):
         plain = plain_fit_to_an_image if net.arch["family"] == "siren" else plain_fit
         module, metrics = plain(net, images[net.image_set])
         for name, value in module.state_dict().items():
-            found, where = last.state_dict[name][row], f"{name} of {dict(net.hyperparameters)}"
+            found, where = taken[-1].state_dict[name][row], f"{name} of {dict(net.hyperparameters)}"
             assert torch.allclose(found, value, rtol=1e-6, atol=1e-7), (where, (found - value).abs().max())
-        assert {name: value[row].item() for name, value in last.metrics.items()} == pytest.approx(metrics, rel=1e-5)
+        assert {name: value[row].item() for name, value in taken[-1].metrics.items()} == pytest.approx(
+            metrics, rel=1e-5
+        )

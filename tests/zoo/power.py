@@ -43,7 +43,7 @@ class Disk:
         calls = Calls(self, end, at_end)
         for act in (calls.open, calls.close, calls.write, calls.pwrite, calls.fsync, calls.fchmod):
             setattr(os, act.__name__, calls.watched(act))
-        for act in (calls.truncate, calls.replace, calls.link, calls.unlink, calls.mkdir):
+        for act in (calls.truncate, calls.replace, calls.link, calls.unlink, calls.mkdir, calls.rmdir):
             setattr(os, act.__name__, calls.watched(act))
         sys.addaudithook(calls.refuse)
 
@@ -182,6 +182,11 @@ class Calls:
         self._operation("mkdir", Path(path))
         self.real["mkdir"](path, *mode)
         self.disk.folders.add(self.disk.name(Path(path)))
+
+    def rmdir(self, path: Any) -> None:
+        self._operation("rmdir", Path(path))
+        self.real["rmdir"](path)
+        del self.disk.shown[Path(path)]
 
 
 def _moved(names: dict[Path, int], source: Path, target: Path) -> dict[Path, int]:

@@ -16,9 +16,7 @@ from tests.zoo.plain_loop import CNN, SEED, group, snapshots
 def test_a_snapshot_has_the_state_of_the_module_and_the_metrics(images):
     of = group([{}, {}])
     first, middle, last = snapshots(of, images, torch.float32)
-    assert [(shot.step, shot.steps.tolist()) for shot in (first, middle, last)] == [
-        (step, [step, step]) for step in (0, 6, 12)
-    ]
+    assert [(shot.step, shot.steps) for shot in (first, middle, last)] == [(step, [step, step]) for step in (0, 6, 12)]
     nets.build(CNN).load_state_dict({name: value[1] for name, value in last.state_dict.items()})
     assert list(last.state_dict) == list(nets.build(CNN).state_dict())
     assert set(last.metrics) == {"train_accuracy", "train_loss", "test_accuracy", "test_loss"}
