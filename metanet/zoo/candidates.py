@@ -72,13 +72,16 @@ class Candidates:
             state_dict, about = shards.load_sealed(self._candidate(epoch * self._step))
         return Candidate(about["nets"], state_dict)
 
-    def remove(self) -> None:
-        """What is left when the group is done."""
-        if not self.folder.is_dir():
-            return
+    def clear(self) -> None:
+        """Before a training from the start: on a GPU it may be another than the one that the files are of."""
         for path in sorted(self.folder.glob("*.safetensors")):
             disk.remove(path)
-        disk.remove_folder(self.folder)
+
+    def remove(self) -> None:
+        """When the group is done."""
+        if self.folder.is_dir():
+            self.clear()
+            disk.remove_folder(self.folder)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

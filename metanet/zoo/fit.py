@@ -205,8 +205,7 @@ class Training:
             state_dict=self.weights_of(list(range(count))),
             metrics={name: value.cpu() for name, value in self.feed.evaluate(self._run).items()},
             diverged=~self.alive.cpu(),
-            resume_state={name: _copy(value) for name, value in self._state().items()}
-            | {"done": torch.tensor(self.done)},
+            resume_state=self.state(),
         )
 
     @torch.no_grad()
@@ -223,8 +222,12 @@ class Training:
             value.copy_(state_dict[name])
         return {name: value.cpu() for name, value in self.feed.evaluate(self._run).items()}
 
+    def state(self) -> dict[str, Tensor]:
+        """What `load` needs to go on from here, bit for bit; on the CPU."""
+        return {name: _copy(value) for name, value in self._state().items()} | {"done": torch.tensor(self.done)}
+
     def load(self, resume: Mapping[str, Tensor]) -> None:
-        """Goes on from the `resume_state` of a snapshot of the same group, or from what `state_of` gave of its nets."""
+        """Goes on from the `state` of a training of the same nets, or from what `state_of` gave of them."""
         for name, value in self._state().items():
             value.copy_(resume[name])
         self.done = int(resume["done"])

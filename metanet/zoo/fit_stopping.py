@@ -83,11 +83,11 @@ class StoppingFit:
 
     def state(self) -> dict[str, Tensor]:
         """What `load` needs to go on from here, bit for bit; on the CPU."""
-        trained = {} if self.training is None else self.training.state_of(range(len(self.stack)))
+        trained = {} if self.training is None else self.training.state()
         stopping = {f"stopping.{name}": value.clone() for name, value in self.stopping.state().items()}
         numbers = {"epoch": self.epoch, "frozen": self.frozen, "stack": self.stack}
         of_group = {name: torch.tensor(value, dtype=torch.int64) for name, value in numbers.items()}
-        return {name: value.cpu() for name, value in trained.items()} | stopping | of_group
+        return trained | stopping | of_group
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from the `state` of the same group after any epoch."""

@@ -204,3 +204,7 @@ def _remove_leftovers(out: Path) -> None:
     for path in (out / "shards").rglob("*.safetensors"):
         if path not in kept:
             disk.remove(path)
+    groups = [entry["group"] for entry in record["plan"]]
+    for folder in (out / "shards").glob("*"):
+        if folder.is_dir() and folder.name not in groups:  # split before it had a snapshot
+            disk.remove_folder(folder)

@@ -124,6 +124,7 @@ class Work:
         try:
             resume = files.resume()
             if resume is None:
+                files.clear()
                 fit.begin()
                 files.save(fit)
             else:

@@ -13,6 +13,7 @@ from metanet.zoo.executors import local
 from metanet.zoo.images import Images, load
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
+from metanet.zoo.store import Zoo
 from tests.conftest import TINY
 from tests.zoo.making import Killed
 
@@ -33,6 +34,12 @@ def stopping_spec() -> dict[str, Any]:
     stopping |= {"architectures": TINY["architectures"][1:], "snapshots": [0.0, 0.25, 0.5, 0.75, 1.0]}
     stopping["hyperparameters"] |= {"early_stopping": [0, 1], "learning_rate": [1e-3, 0.1, 0.3, 1e25]}
     return stopping
+
+
+@pytest.fixture(scope="session")
+def stopping_zoo(stopping_spec, tmp_path_factory) -> Zoo:
+    """The finished zoo of `stopping_spec`; shared, so tests that change files work on a copy."""
+    return make_zoo(check_spec(stopping_spec, "here"), tmp_path_factory.mktemp("stopping") / "zoo", processes=1)
 
 
 @pytest.fixture

@@ -159,9 +159,9 @@ def on(monkeypatch, tmp_path, tiny_spec) -> Callable[..., Zoo]:
     monkeypatch.setenv("METANET_DATA", str(tmp_path))  # the tasks set it, here for all other tests too
     ray._prepared.cache_clear()
 
-    def make(*fates: Exception | None) -> Zoo:
+    def make(*fates: Exception | None, spec=tiny_spec) -> Zoo:
         monkeypatch.setattr(ray, "_ray", lambda: OneProcess(fates))
-        return make_zoo(check_spec(tiny_spec, "here"), tmp_path / "tiny", executor="ray")
+        return make_zoo(check_spec(spec, "here"), tmp_path / "tiny", executor="ray")
 
     return make
 
@@ -170,6 +170,10 @@ def test_a_cluster_is_named_and_groups_whose_workers_died_are_trained_again(on, 
     zoo = on(DiedError("node gone"), None, DiedError("node gone"))
     assert "Ray cluster at 10.0.0.1:6379 with 3 cores and 0 GPUs\n" in capsys.readouterr().err
     assert tree(zoo.path) == tree(tiny_zoo.path)
+
+
+def test_nets_that_stop_early_are_on_a_cluster_what_they_are_here(on, stopping_spec, stopping_zoo):
+    assert tree(on(DiedError("node gone"), spec=stopping_spec).path) == tree(stopping_zoo.path)
 
 
 def test_a_group_whose_workers_die_again_and_again_is_an_error(on):
@@ -209,13 +213,15 @@ def ray_tasks() -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_a_killed_worker_of_a_cluster_costs_nothing(tmp_path, tiny_spec, tiny_zoo):
+@pytest.mark.parametrize("kind", ["tiny", "stopping"])
+def test_a_killed_worker_of_a_cluster_costs_nothing(tmp_path, request, kind):
+    spec, expected = (request.getfixturevalue(f"{kind}_{what}") for what in ("spec", "zoo"))
     real = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     out, killed = tmp_path / "tiny", []
 
     def kill_one():
         while not killed:
-            if list(out.rglob("*.parquet")):
+            if [*out.rglob("*.parquet"), *out.rglob("candidate-8.safetensors")]:
                 for number in ray_tasks()[:1]:
                     os.kill(number, signal.SIGKILL)
                     killed.append(number)
@@ -225,11 +231,11 @@ def test_a_killed_worker_of_a_cluster_costs_nothing(tmp_path, tiny_spec, tiny_zo
     try:
         killer = Thread(target=kill_one)
         killer.start()
-        zoo = make_zoo(check_spec(tiny_spec, "here"), out, executor="ray")
+        zoo = make_zoo(check_spec(spec, "here"), out, executor="ray")
         killer.join(timeout=30)
     finally:
         killed.append(0)
         real.shutdown()
     assert killed[0] > 0
     assert zoo.verify() == []
-    assert tree(out) == tree(tiny_zoo.path)
+    assert tree(out) == tree(expected.path)

@@ -14,24 +14,47 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import metanet
 from metanet.zoo import disk, layout, manifest
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
+from metanet.zoo.store import Zoo
 from tests.zoo.making import command, command_line, exit_code, in_child, run_script, tree, worker_processes
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(25, marks=pytest.mark.slow)])
-def test_sigkill_at_random_times_and_the_same_command_give_the_same_bytes(tmp_path, spec_file, tiny_zoo, kills):
+@pytest.fixture
+def made(request, tmp_path, spec_file, tiny_zoo) -> tuple[Path, Zoo]:
+    """A spec's file and the zoo that it gives when nothing happens: the tiny one, or one whose nets stop early."""
+    if request.param == "tiny":
+        return spec_file, tiny_zoo
+    path = tmp_path / "stopping.yaml"
+    path.write_text(yaml.safe_dump(request.getfixturevalue("stopping_spec")))
+    return path, request.getfixturevalue("stopping_zoo")
+
+
+def files(out: Path) -> set[str]:
+    return {path.name for path in out.rglob("*") if path.suffix in (".parquet", ".safetensors") and path.name[0] != "."}
+
+
+@pytest.mark.parametrize(
+    ("made", "kills"),
+    [("tiny", 1), *(pytest.param(kind, 25, marks=pytest.mark.slow) for kind in ("tiny", "stopping"))],
+    indirect=["made"],
+)
+def test_sigkill_at_random_times_and_the_same_command_give_the_same_bytes(tmp_path, made, kills):
     out, draw = tmp_path / "tiny", random.Random(kills)
+    spec_file, expected = made
     acknowledged: dict[str, str] = {}
     words = command(f"spec={spec_file}", f"out={out}", "processes=2")
     for _ in range(kills):
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            target = len(list(out.rglob("*.parquet"))) + draw.randint(1, 4)
-            while process.poll() is None and len(list(out.rglob("*.parquet"))) < target:
+            seen, more = files(out), draw.randint(1, 12)
+            target = len(seen) + more
+            while process.poll() is None and len(seen) < target:
                 time.sleep(0.01)
+                seen |= files(out)
             workers = worker_processes(process.pid)
             process.kill()
         while any(b"spawn_main" in command_line(worker) for worker in workers):
@@ -42,12 +65,12 @@ def test_sigkill_at_random_times_and_the_same_command_give_the_same_bytes(tmp_pa
         assert zoo.verify() == []
         acknowledged = {name: digest for name, digest in now.items() if name.startswith("manifest/")}
         if zoo.finished:
-            assert now == tree(tiny_zoo.path)
+            assert now == tree(expected.path)
             shutil.rmtree(out)
             acknowledged = {}
     finished = subprocess.run(words, check=True, capture_output=True, text=True)
-    assert "12 nets of 3 architectures, 36 snapshots, none diverged" in finished.stdout
-    assert tree(out) == tree(tiny_zoo.path)
+    assert f"nets of {len(expected.archs)} architectures, {len(expected)} snapshots, " in finished.stdout
+    assert tree(out) == tree(expected.path)
 
 
 def test_ctrl_c_ends_cleanly_with_one_line(tmp_path, spec_file):
@@ -71,12 +94,19 @@ def test_a_jumping_clock_changes_no_byte(tmp_path, tiny_spec, tiny_zoo, monkeypa
     assert tree(tmp_path / "tiny") == tree(tiny_zoo.path)
 
 
-@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_error_at_any_fsync_is_one_clear_error_and_loses_nothing(
-    tmp_path, spec_file, tiny_zoo, monkeypatch, capsys, stride
-):
+@pytest.mark.parametrize(
+    ("made", "stride"),
+    [
+        ("tiny", 29),
+        ("stopping", 83),
+        *(pytest.param(*of, marks=pytest.mark.slow) for of in (("tiny", 1), ("stopping", 3))),
+    ],
+    indirect=["made"],
+)
+def test_an_error_at_any_fsync_is_one_clear_error_and_loses_nothing(tmp_path, made, monkeypatch, capsys, stride):
     """Each attempt fails one fsync later than the last, and goes on from what that has left."""
     out, real = tmp_path / "zoo", os.fsync
+    spec_file, expected = made
     words = (f"spec={spec_file}", f"out={out}", "processes=1")
     errors = itertools.cycle([(errno.EIO, 74), (errno.ENOSPC, 74), (errno.EROFS, 74), (errno.EACCES, 73)])
     acknowledged: dict[str, str] = {}
@@ -104,7 +134,7 @@ def test_an_error_at_any_fsync_is_one_clear_error_and_loses_nothing(
         assert all(now.get(name) == digest for name, digest in acknowledged.items())
         assert metanet.open_zoo(out).verify() == []
         acknowledged = {name: digest for name, digest in now.items() if name.startswith("manifest/")}
-    assert tree(out) == tree(tiny_zoo.path)
+    assert tree(out) == tree(expected.path)
     assert acknowledged
 
 

@@ -12,17 +12,11 @@ from torch import nn
 import metanet
 from metanet.zoo import layout, plan, sizes, work
 from metanet.zoo.candidates import Candidates
+from metanet.zoo.fit_stopping import StoppingFit
 from metanet.zoo.images import load
 from metanet.zoo.make import make_zoo
 from metanet.zoo.spec import check_spec
-from metanet.zoo.store import Zoo
 from tests.zoo.making import Killed, tree
-
-
-@pytest.fixture(scope="module")
-def zoo(stopping_spec, tmp_path_factory) -> Zoo:
-    """Finished; shared, so tests that change files make their own."""
-    return make_zoo(check_spec(stopping_spec, "here"), tmp_path_factory.mktemp("stopping") / "zoo", processes=1)
 
 
 @pytest.fixture
@@ -42,9 +36,9 @@ def begun(stopping_spec, tmp_path, monkeypatch) -> Path:
     return out
 
 
-def test_every_net_has_its_snapshots_at_fractions_of_its_own_training(zoo, stopping_spec):
-    assert zoo.record["schema"] == layout.STOPPING
-    rows = zoo.manifest.to_pylist()
+def test_every_net_has_its_snapshots_at_fractions_of_its_own_training(stopping_zoo, stopping_spec):
+    assert stopping_zoo.record["schema"] == layout.STOPPING
+    rows = stopping_zoo.manifest.to_pylist()
     fractions, seen = stopping_spec["snapshots"], set()
     for net in range(stopping_spec["num_nets"]):
         own = [row for row in rows if row["net"] == net]
@@ -57,63 +51,65 @@ def test_every_net_has_its_snapshots_at_fractions_of_its_own_training(zoo, stopp
         else:
             assert [row["snapshot_fraction"] for row in own] == fractions
             assert end == stopping_spec["epochs"]
-        assert zoo.steps(net) == [row["step"] for row in own]
+        assert stopping_zoo.steps(net) == [row["step"] for row in own]
         per_epoch = own[-1]["step"] / end
         assert [row["step"] for row in own] == pytest.approx([row["epoch"] * per_epoch for row in own])
     assert len(seen) > 3, "the test needs nets that end at different times"
     assert {row["status"] for row in rows} == {"ok", "diverged"}
 
 
-def test_what_is_read_back_is_what_the_manifest_says_of_it(zoo):
-    assert zoo.verify() == []
-    assert zoo.finished
+def test_what_is_read_back_is_what_the_manifest_says_of_it(stopping_zoo):
+    assert stopping_zoo.verify() == []
+    assert stopping_zoo.finished
     digits = load("digits", shape=(1, 8, 8))
-    for row in zoo.manifest.to_pylist():
+    for row in stopping_zoo.manifest.to_pylist():
         if row["status"] == "ok":
-            module: nn.Module = zoo.module(row["net"], row["step"])
+            module: nn.Module = stopping_zoo.module(row["net"], row["step"])
             with torch.no_grad():
                 found = module(digits.test[:64].float() / 127.5 - 1).argmax(1)
             assert (found == digits.test_labels[:64]).double().mean() == pytest.approx(row["test_accuracy"], abs=0.02)
     rows = torch.tensor([5, 0, 11, 5])
-    (arch,) = zoo.archs
-    stacked = zoo.stacked(arch, rows)
+    (arch,) = stopping_zoo.archs
+    stacked = stopping_zoo.stacked(arch, rows)
     for place, row in enumerate(rows.tolist()):
-        of = zoo.manifest.slice(row, 1).to_pylist()[0]
-        for name, value in zoo.state_dict(of["net"], of["step"]).items():
+        of = stopping_zoo.manifest.slice(row, 1).to_pylist()[0]
+        for name, value in stopping_zoo.state_dict(of["net"], of["step"]).items():
             assert not value.is_floating_point() or torch.equal(stacked[name][place], value)
 
 
-def test_a_group_has_one_shard_and_nothing_else_is_left(zoo):
-    stopping = [entry["group"] for entry in zoo.record["plan"] if "steps" not in entry]
-    others = {entry["group"]: entry["steps"] for entry in zoo.record["plan"] if "steps" in entry}
+def test_a_group_has_one_shard_and_nothing_else_is_left(stopping_zoo):
+    stopping = [entry["group"] for entry in stopping_zoo.record["plan"] if "steps" not in entry]
+    others = {entry["group"]: entry["steps"] for entry in stopping_zoo.record["plan"] if "steps" in entry}
     expected = {f"{name}.safetensors" for name in stopping}
     expected |= {f"{name}/{step}.safetensors" for name, steps in others.items() for step in steps} | set(others)
     assert stopping
     assert others
-    folder = zoo.path / "shards"
+    folder = stopping_zoo.path / "shards"
     assert {str(path.relative_to(folder)) for path in folder.rglob("*")} == expected
 
 
 @pytest.mark.parametrize("lost", ["shard", "fragment", "manifest.parquet"])
-def test_a_lost_file_is_made_again_with_the_same_bytes(zoo, stopping_spec, tmp_path, lost):
-    spec, out = check_spec(stopping_spec, "here"), shutil.copytree(zoo.path, tmp_path / "zoo")
-    (first, *_) = (entry["group"] for entry in zoo.record["plan"] if "steps" not in entry)
+def test_a_lost_file_is_made_again_with_the_same_bytes(stopping_zoo, stopping_spec, tmp_path, lost):
+    spec, out = check_spec(stopping_spec, "here"), shutil.copytree(stopping_zoo.path, tmp_path / "zoo")
+    (first, *_) = (entry["group"] for entry in stopping_zoo.record["plan"] if "steps" not in entry)
     paths = {"shard": layout.shard_path(out, first, None), "fragment": layout.fragment_path(out, first, None)}
     path = paths.get(lost, out / lost)
     path.unlink()
     if lost == "shard":
         assert any(f"{path}: missing" in problem for problem in metanet.open_zoo(out).verify())
     make_zoo(spec, out, processes=1)
-    assert tree(out) == tree(zoo.path)
+    assert tree(out) == tree(stopping_zoo.path)
 
 
-def test_an_interrupted_zoo_has_what_its_nets_may_choose_and_goes_on_to_the_same_bytes(begun, zoo, stopping_spec):
+def test_an_interrupted_zoo_has_what_its_nets_may_choose_and_goes_on_to_the_same_bytes(
+    begun, stopping_zoo, stopping_spec
+):
     names = sorted(path.name for path in begun.rglob("*.safetensors"))
     assert len([name for name in names if name.startswith("candidate-")]) >= 4
     assert len([name for name in names if name.startswith("resume-")]) == 1
     assert metanet.open_zoo(begun).verify() == []
     make_zoo(check_spec(stopping_spec, "here"), begun, processes=1)
-    assert tree(begun) == tree(zoo.path)
+    assert tree(begun) == tree(stopping_zoo.path)
 
 
 @pytest.mark.parametrize("count", [15, pytest.param(1000, marks=pytest.mark.slow)])
@@ -131,17 +127,17 @@ def test_every_flipped_bit_of_what_is_kept_while_training_is_found(begun, count)
 
 
 @pytest.mark.parametrize("kind", ["resume", "candidate"])
-def test_a_damaged_file_of_an_unfinished_group_says_what_to_do_and_that_helps(begun, zoo, stopping_spec, kind):
+def test_a_damaged_file_of_an_unfinished_group_says_what_to_do_and_that_helps(begun, stopping_zoo, stopping_spec, kind):
     spec, path = check_spec(stopping_spec, "here"), min(begun.rglob(f"{kind}-*"))
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match=rf"{path.name}: damaged: .* Remove that file and give the same command again"):
         make_zoo(spec, begun, processes=1)
     path.unlink()
     make_zoo(spec, begun, processes=1)
-    assert tree(begun) == tree(zoo.path)
+    assert tree(begun) == tree(stopping_zoo.path)
 
 
-def test_a_group_that_another_worker_has_finished_meanwhile_is_done(zoo, stopping_spec, tmp_path, monkeypatch):
+def test_a_group_that_another_worker_has_finished_meanwhile_is_done(stopping_zoo, stopping_spec, tmp_path, monkeypatch):
     """As after a worker that was taken for dead and was not."""
     spec, out, real = check_spec(stopping_spec, "here"), tmp_path / "zoo", Candidates.save
 
@@ -156,7 +152,48 @@ def test_a_group_that_another_worker_has_finished_meanwhile_is_done(zoo, stoppin
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Candidates, "save", overtaken)
         make_zoo(spec, out, processes=1)
-    assert tree(out) == tree(zoo.path)
+    assert tree(out) == tree(stopping_zoo.path)
+
+
+def test_two_processes_give_the_same_bytes_as_one(stopping_zoo, stopping_spec, tmp_path):
+    assert tree(make_zoo(check_spec(stopping_spec, "here"), tmp_path / "zoo", processes=2).path) == tree(
+        stopping_zoo.path
+    )
+
+
+def test_a_group_that_is_too_large_is_halved_and_its_halves_begin_anew(stopping_spec, tmp_path, monkeypatch, capsys):
+    spec, out, real = check_spec(stopping_spec, "here"), tmp_path / "zoo", StoppingFit.advance
+
+    def advance(self):
+        if self.epoch == 3 and len(self.group) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoppingFit, "advance", advance)
+        zoo = make_zoo(spec, out, processes=1)
+    assert "needs too much memory; split: " in capsys.readouterr().err
+    assert zoo.verify() == []
+    rows = list(zip(zoo.manifest["net"].to_pylist(), zoo.manifest["step"].to_pylist(), strict=True))
+    assert len(set(rows)) == len(rows)
+    assert {net for net, _ in rows} == set(range(spec.num_nets))
+    groups = {entry["group"]: len(entry["nets"]) for entry in zoo.record["plan"] if "steps" not in entry}
+    halves = [name for name in groups if name[-1] in "ab"]
+    assert halves
+    assert max(groups.values()) == 2
+    assert not [path for path in (out / "shards").iterdir() if path.is_dir() and path.name + "a" in halves]
+    whole = tree(out)
+    layout.shard_path(out, halves[0], None).unlink()
+    make_zoo(spec, out, processes=1)  # there is memory now, but the recorded plan holds
+    assert tree(out) == whole
+
+
+def test_a_group_that_is_too_large_to_be_made_again_is_an_error(stopping_zoo, stopping_spec, tmp_path, monkeypatch):
+    out = shutil.copytree(stopping_zoo.path, tmp_path / "zoo")
+    min((out / "shards").glob("*.safetensors")).unlink()
+    monkeypatch.setattr(StoppingFit, "begin", lambda self: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(OSError, match=r"its shard is lost, and to train it anew needs more memory than there is"):
+        make_zoo(check_spec(stopping_spec, "here"), out, processes=1)
 
 
 def test_a_zoo_that_was_begun_with_snapshots_at_fractions_of_epochs_is_not_gone_on_with(begun, stopping_spec):
@@ -166,8 +203,12 @@ def test_a_zoo_that_was_begun_with_snapshots_at_fractions_of_epochs_is_not_gone_
         make_zoo(check_spec(stopping_spec, "here"), begun)
 
 
-def test_the_plan_says_how_many_bytes_there_will_be(zoo, stopping_spec):
+def test_the_plan_says_how_many_bytes_there_will_be(stopping_zoo, stopping_spec):
     """Exactly, where every net has as many snapshots as the spec has."""
     spec = check_spec(stopping_spec | {"snapshots": [0.0, 0.5, 1.0]}, "here")
     assert f"\nsnapshots      {3 * spec.num_nets}\n" in sizes.summary(plan.plan(spec.nets()))
-    assert sum(len(zoo.steps(net)) for net in range(zoo.spec["num_nets"])) == len(zoo) <= 5 * zoo.spec["num_nets"]
+    assert (
+        sum(len(stopping_zoo.steps(net)) for net in range(stopping_zoo.spec["num_nets"]))
+        == len(stopping_zoo)
+        <= 5 * stopping_zoo.spec["num_nets"]
+    )
