@@ -8,7 +8,8 @@
     plan.py, sizes.py           which nets are trained together, and what that takes
     estimate.py                 how long it will take here
     fit.py                      one group trained as one program; its feed.py or pixel_feed.py, stack.py, optimisers.py
-    work.py                     one group from what the disk holds to all its snapshots
+    fit_stopping.py             the same of nets that stop early (early_stopping.py), each at its own end
+    work.py, candidates.py      one group from what the disk holds to all its snapshots
     executors/                  where groups are trained
     make.py                     a spec -> a finished zoo
     layout.py                   where the files lie, and zoo.json

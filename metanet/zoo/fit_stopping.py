@@ -161,27 +161,16 @@ class StoppingFit:
         return epoch if frozen < 0 else min(epoch, frozen)
 
     def _end_epoch(self) -> None:
-        training, stopping, last = self.training, self.stopping, self.group.epochs
+        """Finds out which nets have ended, takes the candidates, and makes a stack smaller that has few left in it."""
+        training, trained = self.training, self._trained()
         assert training is not None
         row_of = {place: row for row, place in enumerate(self.stack)}
-        trained, alive = self._trained(), training.alive.tolist()
-        for place in trained:
-            if not alive[row_of[place]]:
-                self.frozen[place] = self.epoch
-        if self.epoch < last:
-            accuracy = stopping.accuracy.clone()
-            accuracy[trained] = training.validate()[[row_of[place] for place in trained]]
-            stopping.measure(accuracy, self.epoch)
-        going = self._trained()
-        if not going:  # the others have diverged, and stay as they are
-            for epoch in range(self.epoch + 1, last):
-                stopping.measure(stopping.accuracy.clone(), epoch)
-        if not going or self.epoch == last:
-            stopping.ended.copy_(torch.where(stopping.ended < 0, last, stopping.ended))
+        self._measure(training, {place: row_of[place] for place in trained})
         epochs = self._epochs()
         own = [place for place in trained if self.epoch in {self._held(place, epoch) for epoch in epochs[place]}]
         weights = training.weights_of([row_of[place] for place in own])
         self.candidate = Candidate(own, weights) if own else None
+        going = self._trained()
         if self.over:
             self.training, self.stack = None, []
         elif 2 * len(going) <= len(self.stack):
@@ -190,6 +179,24 @@ class StoppingFit:
             self._train(going, state)
         else:
             self._mark_ended()
+
+    def _measure(self, training: Training, row_of: Mapping[int, int]) -> None:
+        """The nets that were trained in this epoch, by their place; ends those that end."""
+        stopping, last, alive = self.stopping, self.group.epochs, training.alive.tolist()
+        for place, row in row_of.items():
+            if not alive[row]:
+                self.frozen[place] = self.epoch
+        if self.epoch < last:
+            accuracy = stopping.accuracy.clone()
+            accuracy[list(row_of)] = training.validate()[list(row_of.values())]
+            stopping.measure(accuracy, self.epoch)
+        over = self.epoch == last
+        if not self._trained():  # what has not ended has diverged, and stays as it is
+            for epoch in range(self.epoch + 1, last):
+                stopping.measure(stopping.accuracy.clone(), epoch)
+            over = True
+        if over:
+            stopping.ended.copy_(torch.where(stopping.ended < 0, last, stopping.ended))
 
     def _trained(self) -> list[int]:
         """Places of the nets that are to be trained on."""

@@ -93,7 +93,7 @@ def test_a_lost_file_is_made_again_with_the_same_bytes(stopping_zoo, stopping_sp
     spec, out = check_spec(stopping_spec, "here"), shutil.copytree(stopping_zoo.path, tmp_path / "zoo")
     (first, *_) = (entry["group"] for entry in stopping_zoo.record["plan"] if "steps" not in entry)
     paths = {"shard": layout.shard_path(out, first, None), "fragment": layout.fragment_path(out, first, None)}
-    path = paths.get(lost, out / lost)
+    path = paths[lost] if lost in paths else out / lost
     path.unlink()
     if lost == "shard":
         assert any(f"{path}: missing" in problem for problem in metanet.open_zoo(out).verify())
