@@ -76,6 +76,7 @@ ATTRIBUTES: dict[str, tuple[list[str | None], dict[str, Any], dict[str, list[int
     "pow": (["h"], {"exponent": 2.0}, {}),
     "prelu": (["h", "slope"], {}, {"slope": [4]}),
     **dict.fromkeys(("add", "sub", "mul", "div"), (["h", "p"], {}, {"p": [4, 1, 1]})),
+    **dict.fromkeys(("maximum", "minimum"), (["h", "p"], {}, {"p": [4, 1, 1]})),
     **dict.fromkeys(("add_number", "sub_from_number", "mul_number", "div_number"), (["h"], {"value": 1.5}, {})),
     "conv": (["h", "k", "b"], {**IMAGE, "groups": 2}, {"k": [6, 2, 3, 3], "b": [6]}),
     "conv_transpose": (["h", "k", "b"], TRANSPOSED, {"k": [4, 2, 3, 3], "b": [2]}),
@@ -151,11 +152,27 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     ),
 }
 EXAMPLES["item"] = EXAMPLES["recurrent"]
-EXAMPLES["where"]["steps"][1:1] = [
-    {"name": "k_", "op": "linear", "inputs": ["x", "k"]},
-    {"name": "kt", "op": "permute", "inputs": ["k_"], "attributes": {"axes": [0, 2, 1]}},
-    {"name": "scores", "op": "matmul", "inputs": ["h", "kt"]},
+EXAMPLES["masked"] = sequence("masked", ["scores", "lower"], {}, tensors={"k": [4, 3]}, constants=LOWER, outputs=["p"])
+EXAMPLES["masked"]["steps"].append({"name": "p", "op": "softmax", "inputs": ["y"], "attributes": {"axis": 2}})
+CHOICE: list[tuple[Any, ...]] = [
+    ("h", "linear", ["x", "w"]),
+    ("a", "compare_number", ["h"], {"relation": "ge", "value": -0.3}),
+    ("b", "compare", ["h", "p"], {"relation": "lt"}),
+    ("c", "logical_and", ["a", "b"]),
+    ("d", "logical_not", ["a"]),
+    ("e", "logical_or", ["c", "d"]),
+    ("t", "tanh", ["h"]),
+    ("y", "where", ["e", "h", "t"]),
 ]
+EXAMPLES |= {
+    op: described([5, 3], CHOICE, {"w": [4, 3], "p": [4]}) for _, op, *_ in CHOICE if op.startswith(("comp", "logical"))
+}
+for attention in ("where", "masked"):
+    EXAMPLES[attention]["steps"][1:1] = [
+        {"name": "k_", "op": "linear", "inputs": ["x", "k"]},
+        {"name": "kt", "op": "permute", "inputs": ["k_"], "attributes": {"axes": [0, 2, 1]}},
+        {"name": "scores", "op": "matmul", "inputs": ["h", "kt"]},
+    ]
 
 
 @pytest.mark.parametrize("op", OPERATORS)

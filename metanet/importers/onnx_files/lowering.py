@@ -60,8 +60,11 @@ class Lowering:
         if value.source is not None:
             return self._tensor(value.source)
         one, other = value.arrays
-        if one.shape != other.shape and one.ndim and (one[:1] == one).all() and (other[:1] == other).all():
-            one, other = one[:1], other[:1]  # the same for every sample
+        if one.ndim == other.ndim:
+            samples = [axis for axis in range(one.ndim) if one.shape[axis] != other.shape[axis]]
+            first = tuple(slice(1) if axis in samples else slice(None) for axis in range(one.ndim))
+            if samples and (one[first] == one).all() and (other[first] == other).all():  # the same for every sample
+                one, other = one[first], other[first]
         if one.shape != other.shape or (one != other).any():
             raise ValueError(f"{where}: a constant depends on the number of samples")
         return self._constant(one, where)
@@ -180,7 +183,7 @@ def _lower(lowering: Lowering, name: str, shape: list[int], dtype: str) -> None:
     lowering.values[name] = Active("input", (one, other))
     for tensor in graph.initializer:
         _keep(lowering, tensor.name, reading.array(file, tensor, "initialiser"), number=False)
-    readers = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    readers = {name for node in reading.nodes(graph) for name in node.input} | {output.name for output in graph.output}
     for number, node in enumerate(graph.node):
         _node(lowering, number, node, readers)
     outputs = []
@@ -244,6 +247,9 @@ def _node(lowering: Lowering, number: int, node: NodeProto, readers: set[str]) -
         raise ValueError(f"{where}: gives a value {list(node.output)} that is there already")
     if node.domain not in ("", "ai.onnx"):
         raise ValueError(f"{where}: found an operator of {node.domain!r}; there are rules for those of ai.onnx only")
+    if node.op_type == "If":
+        _branch(lowering, number, node, readers, where)
+        return
     attributes = {one.name: _attribute(file, one, where) for one in node.attribute}
     if node.op_type == "Constant":
         _keep(lowering, node.output[0], _of_constant(attributes, where), number=True)
@@ -270,6 +276,27 @@ def _node(lowering: Lowering, number: int, node: NodeProto, readers: set[str]) -
         if len(found) < read:
             raise ValueError(f"{where}: there is no rule for its output {len(found)}")
     lowering.values.update({name: one for name, one in zip(node.output, found, strict=False) if name})
+
+
+def _branch(lowering: Lowering, number: int, node: NodeProto, readers: set[str], where: str) -> None:
+    """The nodes of the branch of an If that is always taken, as those that ask for the number of axes."""
+    condition = lowering.fixed(lowering.values[node.input[0]]) if len(node.input) == 1 else None
+    if condition is None or any(one.size != 1 for one in condition) or bool(condition[0]) != bool(condition[1]):
+        raise ValueError(f"{where}: its condition depends on the input, or on the number of samples")
+    name = "then_branch" if condition[0] else "else_branch"
+    graph = next((one.g for one in node.attribute if one.name == name), onnx.GraphProto())
+    if graph.input or graph.sparse_initializer or len(graph.output) != len(node.output):
+        raise ValueError(f"{where}: found no {name} with {len(node.output)} outputs")
+    for tensor in graph.initializer:
+        if tensor.name in lowering.values:
+            raise ValueError(f"{where}: gives a value {tensor.name!r} that is there already")
+        _keep(lowering, tensor.name, reading.array(lowering.file, tensor, "initialiser"), number=False)
+    for one in graph.node:
+        _node(lowering, number, one, readers)
+    for output, outside in zip(graph.output, node.output, strict=True):
+        if output.name not in lowering.values or outside in lowering.values:
+            raise ValueError(f"{where}: its output {output.name!r} is not computed, or {outside!r} is there already")
+        lowering.values[outside] = lowering.values[output.name]
 
 
 def _is_state(file: File, node: NodeProto, inputs: Sequence[Value | None]) -> bool:

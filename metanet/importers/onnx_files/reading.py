@@ -6,6 +6,7 @@ import math
 import os
 import resource
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,23 +71,33 @@ def read(path: Path) -> File:
     return File(path, model, opset)
 
 
+def nodes(whole: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, with those of graphs inside them; protobuf itself bounds how deep these lie."""
+    for node in whole.node:
+        yield node
+        for one in node.attribute:
+            for inside in [*([one.g] if one.HasField("g") else []), *one.graphs]:
+                yield from nodes(inside)
+
+
 def _num_nodes(model: onnx.ModelProto, path: Path) -> int:
     """With those of functions, as often as they are called.
 
     Raises:
         ValueError: a function calls itself.
     """
-    if len(model.graph.node) + sum(len(function.node) for function in model.functions) > MOST_NODES:
+    functions = {(one.domain, one.name): list(nodes(one)) for one in model.functions}
+    outside = list(nodes(model.graph))
+    if len(outside) + sum(map(len, functions.values())) > MOST_NODES:
         return MOST_NODES + 1
-    functions = {(one.domain, one.name): one.node for one in model.functions}
     sizes = dict.fromkeys(functions, 1)
     for _ in range(len(functions) + 2):  # a function is counted whole after those that it calls
         before = dict(sizes)
-        for key, nodes in functions.items():
-            inside = sum(before.get((one.domain, one.op_type), 1) for one in nodes)
+        for key, own in functions.items():
+            inside = sum(before.get((one.domain, one.op_type), 1) for one in own)
             sizes[key] = min(1 + inside, MOST_NODES + 1)
         if sizes == before:
-            return sum(sizes.get((one.domain, one.op_type), 1) for one in model.graph.node)
+            return sum(sizes.get((one.domain, one.op_type), 1) for one in outside)
     told = ", ".join(name for _, name in list(functions)[:6])
     raise ValueError(f"{path}: found functions that call themselves, among {told}")
 

@@ -84,8 +84,3 @@ def mul_number(x: Tensor, *, value: float) -> Tensor:
 
 def div_number(x: Tensor, *, value: float) -> Tensor:
     return x / value
-
-
-def where(condition: Tensor, x: Tensor, other: Tensor) -> Tensor:
-    """With a condition that is a constant of the program, and a constant on one side."""
-    return torch.where(condition, x, other)

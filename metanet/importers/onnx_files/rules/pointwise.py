@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from metanet.importers.onnx_files.call import Active, Call, Fixed, Value
 
@@ -96,31 +97,46 @@ def clip(call: Call) -> Value:
 
 
 def identity(call: Call) -> Value:
-    """Identity, Dropout as it is when nothing is trained, and casts from floats to floats."""
+    """Identity, Dropout as it is when nothing is trained, and casts from floats or truth values to floats."""
     value = call.inputs[0] if call.given(0) else None
     if value is None:
         raise call.refuse("found no input")
     if call.operator == "Cast" and isinstance(value, Active):
-        floating = value.metas[0].is_floating_point()
-        if floating != (call.get("to", 0) in (1, 10, 11, 16)):
+        floating, to_floating = value.metas[0].is_floating_point(), call.get("to", 0) in (1, 10, 11, 16)
+        if value.metas[0].dtype == torch.bool and to_floating:
+            sides = (np.array(one, np.float32) for one in (1, 0))
+            return call.step("where", value, *(call.lowering.active(Fixed((one, one)), call.where) for one in sides))
+        if floating != to_floating:
             raise call.refuse("there is no rule for a cast between floats and whole numbers of what the input decides")
     if call.operator == "Dropout" and call.given(2) and any(call.numbers(2)):
         raise call.refuse("it drops values: training_mode is set")
     return value
 
 
-def _single(value: Value | None) -> bool:
+def is_number(value: Value | None) -> bool:
     """One number of the architecture."""
     return isinstance(value, Fixed) and value.source is None and value.arrays[0].size == 1 == value.arrays[1].size
+
+
+def _is_mask(value: Value | None) -> bool:
+    """Zeros and minus infinities, which no net learns."""
+    if not isinstance(value, Fixed) or any(array.dtype.kind != "f" for array in value.arrays):
+        return False
+    return all(bool(((array == 0) | np.isneginf(array)).all() and (array != 0).any()) for array in value.arrays)
 
 
 def binary(op: str, call: Call) -> Value:
     """Of two values, or of one and a number of the architecture."""
     for place, number in ((0, 1), (1, 0)):
-        if _single(call.inputs[number]) and isinstance(call.inputs[place], Active):
+        if is_number(call.inputs[number]) and isinstance(call.inputs[place], Active):
             one = call.number(number)
             assert one is not None
             return _with_number(op, call, call.active(place), one, behind=number == 1)
+        if op == "add" and _is_mask(call.inputs[number]) and isinstance(call.inputs[place], Active):
+            open_ = [array == 0 for array in call.fixed(number)]
+            return call.step(
+                "masked", call.active(place), call.lowering.active(Fixed((open_[0], open_[1])), call.where)
+            )
     return call.step(op, call.active(0), call.active(1))
 
 
@@ -149,31 +165,11 @@ def total(call: Call) -> Value:
     return x if call.operator == "Sum" else call.step("div_number", x, value=float(len(call.inputs)))
 
 
-def extreme(call: Call) -> Value:
-    """Max and Min of a value and numbers."""
-    places = [place for place, one in enumerate(call.inputs) if isinstance(one, Active)]
-    if len(places) != 1:
-        raise call.refuse("there is a rule for one value and numbers only")
-    x = call.active(places[0])
-    for place in range(len(call.inputs)):
-        if place not in places:
-            x = call.step("clamp", x, **{"min" if call.operator == "Max" else "max": call.number(place)})
-    return x
-
-
-def where(call: Call) -> Value:
-    call.fixed(0)
-    if isinstance(call.inputs[1], Active) and isinstance(call.inputs[2], Active):
-        raise call.refuse("there is a rule for a condition and one side that are constants only")
-    return call.step("where", call.active(0), call.active(1), call.active(2))
-
-
 RULES: dict[str, Any] = {
     **{name: _plain(op) for name, op in PLAIN.items()},
     **{name: partial(binary, name.lower()) for name in ("Add", "Sub", "Mul", "Div")},
     **dict.fromkeys(("Identity", "Dropout", "Cast"), identity),
     **dict.fromkeys(("Elu", "Celu"), elu),
-    **dict.fromkeys(("Max", "Min"), extreme),
     **dict.fromkeys(("Sum", "Mean"), total),
     "LeakyRelu": leaky_relu,
     "Selu": selu,
@@ -185,5 +181,4 @@ RULES: dict[str, Any] = {
     "PRelu": prelu,
     "Clip": clip,
     "Pow": power,
-    "Where": where,
 }

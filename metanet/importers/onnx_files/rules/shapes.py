@@ -150,8 +150,8 @@ def split(call: Call) -> list[Value]:
         count = int(call.get("num_outputs", call.outputs))
         each = -(-x.shape[axis] // count)
         sizes = [min(each, x.shape[axis] - start) for start in range(0, x.shape[axis], each)]
-    if sum(sizes) != x.shape[axis] or axis == 0:
-        raise call.refuse(f"found parts of {sizes} along axis {axis} of {list(x.shape)}")
+    if sum(sizes) != x.shape[axis] or x.metas[1].shape[axis] != x.shape[axis]:
+        raise call.refuse(f"found parts of {sizes} along axis {axis} of {list(x.shape)}, or parts of the samples")
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     return [
         call.step("narrow", x, axis=axis, start=start, end=start + size)
