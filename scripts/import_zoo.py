@@ -28,6 +28,9 @@ class Options:
     activation: str | None = field(default=None, metadata={"help": "model_zoos_dataset: where the files do not say it"})
     module: str | None = field(default=None, metadata={"help": "state_dicts, table: package:factory of the nets"})
     input: list[int] | None = field(default=None, metadata={"help": "with module: [1,channels,height,width]"})
+    weights: str | None = field(
+        default=None, metadata={"help": "state_dicts, table: the entry with the net, where checkpoints have several"}
+    )
     labels: str | None = field(
         default=None,
         metadata={"help": "huggingface, keras, onnx, state_dicts, table, inr, wild_park: the table beside the files"},

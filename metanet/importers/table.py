@@ -16,7 +16,8 @@ The columns of the table:
     source.NAME       of a zoo that was imported before: kept, and no target
     everything else   a hyperparameter, hence a target: optimizer, learning_rate, your own
 
-In place of `arch`, `module=package:factory input=[1,channels,height,width]` says what all nets are.
+In place of `arch`, `module=package:factory input=[1,channels,height,width]` says what all nets are. Checkpoints are
+read as in format state_dicts, with its option `weights`.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ def read(
     module: str | None = None,
     input: list[int] | None = None,
     labels: str | None = None,
+    weights: str | None = None,
 ) -> Source:
     """The nets that the table names; `labels` is its name, if it is none of the usual ones."""
     found = labels or next((name for name in TABLES if folder.has(name)), None)
     if found is None:
         raise ValueError(f"{folder.path}: found no table, expected {', '.join(TABLES)} or labels=FILE")
     rows = tables.table(folder, parser, found)
-    return tables.source(folder, parser, rows, tables.architectures(folder, module, input))
+    return tables.source(folder, parser, rows, tables.architectures(folder, module, input), weights)

@@ -122,6 +122,8 @@ class _Builder:
             return f"<{value.name}>"
         if isinstance(value, dict):
             return {key: self.build(inner) for key, inner in value.items()}
+        if isinstance(value, set):
+            value = sorted(value, key=repr)  # whose order is by chance
         if isinstance(value, list | tuple):
             return [self.build(inner) for inner in value]
         return value
@@ -136,6 +138,12 @@ class _Builder:
             return self.build(arguments[0])
         if kind == "OrderedDict":
             return {key: self.build(inner) for key, inner in [*(arguments[0] if arguments else ()), *value.items()]}
+        if kind == "Counter":
+            return self.build(dict(*arguments))
+        if kind == "set":
+            return self.build(set(*arguments))
+        if kind == "device":
+            return ":".join(map(str, arguments))
         if kind == "encode":
             return arguments[0].encode("latin1")
         if kind == "scalar":

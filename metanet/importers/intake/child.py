@@ -1,10 +1,11 @@
 """The process that parses foreign containers: `python -m metanet.importers.intake.child FOLDER`.
 
-It reads one JSON line for each job, {"job": NUMBER, "reader": NAME, "paths": [...]}, puts the tensors of all paths into
-FOLDER/NUMBER.safetensors and what is said of each path into FOLDER/NUMBER.json, {"names", "place", "metadata"} or
-{"error", "refused"}, and its "sha256", and answers with the job's number on a line. It has limits of memory, of
-processor time for each job and of the size of its files, and an audit hook that ends it when anything asks for another
-process, a connection or another file to write: none of the readers does. A reader is imported when it is first used.
+It reads one JSON line for each job, {"job": NUMBER, "reader": NAME, "options": {...}, "paths": [...]}, puts the tensors
+of all paths into FOLDER/NUMBER.safetensors and what is said of each path into FOLDER/NUMBER.json, {"names", "place",
+"metadata"} or {"error", "refused"}, and its "sha256", and answers with the job's number on a line. It has limits of
+memory, of processor time for each job and of the size of its files, and an audit hook that ends it when anything asks
+for another process, a connection or another file to write: none of the readers does. A reader is imported when it is
+first used.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from metanet.commandline import RefusedError
 from metanet.importers.intake import arrays
 from metanet.importers.intake.arrays import Array
 
+Reader = Callable[..., tuple[dict[str, Any], dict[str, Any]]]  # of a path and options
 READERS = {
     "containers": "metanet.importers.intake.containers:parse",
     "keras": "metanet.importers.keras_files:parse",
@@ -39,7 +41,7 @@ FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.",
 def main(folder: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    readers: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Any]]]] = {}
+    readers: dict[str, Reader] = {}
     start_bytes, guard = 0, _Guard()
     sys.addaudithook(guard.check)
     for line in sys.stdin:
@@ -53,23 +55,21 @@ def main(folder: Path) -> None:
             start_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _limit(start_bytes, sum(path.stat().st_size for path in paths))
         guard.may_write = (f"{out}.safetensors", f"{out}.json")
-        found = [_parse(readers[job["reader"]], path) for path in paths]
+        found = [_parse(readers[job["reader"]], path, job["options"]) for path in paths]
         places = arrays.save(Path(f"{out}.safetensors"), [own for _, own in found])
         told = [answer | {"place": place} for (answer, _), place in zip(found, places, strict=True)]
         Path(f"{out}.json").write_text(json.dumps(told))
         print(job["job"], file=answers, flush=True)
 
 
-def _reader(name: str) -> Callable[[Path], tuple[dict[str, Any], dict[str, Any]]]:
+def _reader(name: str) -> Reader:
     module, _, function = READERS[name].partition(":")
     return getattr(importlib.import_module(module), function)
 
 
-def _parse(
-    reader: Callable[[Path], tuple[dict[str, Any], dict[str, Any]]], path: Path
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def _parse(reader: Reader, path: Path, options: dict[str, str]) -> tuple[dict[str, Any], dict[str, Array]]:
     try:
-        tensors, metadata = reader(path)
+        tensors, metadata = reader(path, **options)
         own = {name: arrays.of(tensor) for name, tensor in tensors.items()}
         return {"names": list(own), "metadata": metadata, "sha256": _sha256(path)}, own
     except RefusedError as error:

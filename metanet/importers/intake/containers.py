@@ -18,17 +18,17 @@ from metanet.commandline import RefusedError
 from metanet.importers.intake import arrays, checkpoints, pickles, zips
 from metanet.importers.intake.arrays import Array
 from metanet.importers.intake.json_text import distinct
+from metanet.importers.intake.wrappers import MOST_NAMES, unwrap
 
 MOST_BYTES = 8 << 30  # of a file
 MOST_HEADER_BYTES = 1 << 24  # of a safetensors file
-MOST_NAMES = 100_000  # tensors of a net, and entries of a zip
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights")
-PREFIXES = ("module.", "_orig_mod.")
 ZIP, TAR = b"PK\x03\x04", b"ustar"
 
 
-def parse(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+def parse(path: Path, weights: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
     """The tensors of one net, and what the file says beside them as plain JSON values; of a parquet file its "rows".
+
+    `weights` names the entry with the net, where a checkpoint has several.
 
     Raises:
         RefusedError: reading would run code, or the container is of a kind that is not read.
@@ -43,7 +43,7 @@ def parse(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     where = str(path)
     is_safetensors = path.suffix == ".safetensors" or (not path.suffix and data[8:9] == b"{")  # a blob, in a cache
     found = _safetensors(data, where) if is_safetensors else (_torch(data, where), {})
-    tensors, metadata = unwrap(found[0], where)
+    tensors, metadata = unwrap(found[0], where, plain, weights)
     return tensors, found[1] | metadata
 
 
@@ -52,36 +52,6 @@ def check_size(path: Path) -> None:
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"{path}: found {size:,} bytes, more than the {MOST_BYTES:,} that are read")
-
-
-def unwrap(found: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state_dict inside a checkpoint's wrappers, without the prefixes of DataParallel and torch.compile.
-
-    Raises:
-        ValueError: none is there, or it is nested or named as none is.
-    """
-    metadata: dict[str, Any] = {}
-    while isinstance(found, Mapping):
-        inner = next((name for name in WRAPPERS if isinstance(found.get(name), Mapping)), None)
-        if inner is None:
-            break
-        metadata |= {str(name): value for name, value in found.items() if name != inner}
-        found = found[inner]
-    if not isinstance(found, Mapping) or not found:
-        raise ValueError(f"{where}: no state_dict: found {_kinds(found)}, expected tensors by name")
-    wrong = [name for name, value in found.items() if not isinstance(name, str) or not arrays.is_array(value)]
-    if wrong or len(found) > MOST_NAMES:
-        raise ValueError(
-            f"{where}: no state_dict: {wrong[0]!r} is no tensor, found {_kinds(found)}" if wrong else where
-        )
-    tensors = dict(found)
-    for prefix in (*PREFIXES, *PREFIXES):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    for name in tensors:
-        if not name or len(name) > 512 or not name.isprintable():
-            raise ValueError(f"{where}: found a tensor named {name[:80]!r}, expected a printable name")
-    return tensors, json.loads(json.dumps(metadata, default=plain))
 
 
 def _torch(data: bytes, where: str) -> Any:
@@ -186,14 +156,6 @@ def plain(value: Any) -> Any:
     if arrays.is_array(value) and math.prod(value.shape) == 1 and (array := arrays.of(value)).dtype in arrays.NUMPY:
         return np.frombuffer(array.data, arrays.NUMPY[array.dtype])[0].item()
     return value.item() if isinstance(value, np.generic) else f"<{type(value).__name__}>"
-
-
-def _kinds(found: Any) -> str:
-    if not isinstance(found, Mapping):
-        return f"a {type(found).__name__}"
-    return (
-        "{" + ", ".join(f"{str(name)[:40]!r}: {type(value).__name__}" for name, value in list(found.items())[:6]) + "}"
-    )
 
 
 def _first_line(error: Exception) -> str:

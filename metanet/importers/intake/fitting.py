@@ -85,6 +85,20 @@ def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str, stac
     return found
 
 
+def without_attribute(tensors: Mapping[str, Tensor], arch: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """An owner's tensors without the name of the attribute that a module around the net, as Lightning's, has it under.
+
+    Taken away only where all have it, and where the names fit then and only then.
+    """
+    wanted = nets.own_names(dict.fromkeys(expected(arch), torch.empty(0)), arch).keys()
+    prefix = f"{next(iter(tensors)).partition('.')[0]}." if tensors else ""
+    if tensors.keys() == wanted or not all(name.startswith(prefix) for name in tensors):
+        return tensors
+    inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    differing = (name for name in inner.keys() ^ wanted if not name.endswith(COUNTER))
+    return tensors if any(differing) else inner
+
+
 def in_order(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     """The tensors under the module's names: layers are matched by their order, names inside a layer by themselves.
 

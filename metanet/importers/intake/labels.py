@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metanet.importers.intake import fitting
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parsed, Parser
 from metanet.importers.intake.reading import each
@@ -106,11 +107,12 @@ def texts(row: Mapping[Any, Any]) -> Row:
     return {str(key): _text(value) for key, value in row.items()}
 
 
-def source(folder: Folder, parser: Parser, rows: list[Row], archs: Architectures) -> Source:
-    """The nets of a table."""
+def source(folder: Folder, parser: Parser, rows: list[Row], archs: Architectures, weights: str | None = None) -> Source:
+    """The nets of a table; `weights` names the entry with the net, where checkpoints have several."""
     families = [*(arch["family"] for arch in archs.named.values()), *(["factory"] if archs.module else [])]
     found = columns(rows, families)
-    stream = _nets(folder, parser, rows, archs, found.kinds)
+    options = {} if weights is None else {"weights": weights}
+    stream = _nets(folder, parser, rows, archs, found.kinds, options)
     return Source(found.families, len(rows), stream, found.kinds, found.metrics, [*found.names, FILE])
 
 
@@ -136,18 +138,25 @@ def columns(rows: list[Row], families: Sequence[str]) -> Columns:
 
 
 def _nets(
-    folder: Folder, parser: Parser, rows: list[Row], archs: Architectures, kinds: Mapping[str, type]
+    folder: Folder,
+    parser: Parser,
+    rows: list[Row],
+    archs: Architectures,
+    kinds: Mapping[str, type],
+    options: dict[str, str],
 ) -> Iterator[Foreign | LeftOut]:
     by_file: dict[str, list[Row]] = {}
     for row in rows:
         by_file.setdefault(row["path"], []).append(row)
     names = list(by_file)
-    for place, answer in each(folder, parser, names):
+    for place, answer in each(folder, parser, names, **options):
         for row in by_file[names[place]]:
             try:
                 if isinstance(answer, Exception):
                     raise answer
-                yield net(row, answer, archs.of(row, _where(row)), kinds)
+                arch = archs.of(row, _where(row))
+                tensors = fitting.without_attribute(answer.tensors, arch)
+                yield net(row, replace(answer, tensors=tensors), arch, kinds)
             except (ValueError, OSError) as error:
                 yield LeftOut.of(_where(row), error)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metanet.importers.intake import containers, stand_ins
+from metanet.importers.intake.wrappers import unwrap
 
 COPIES = ("data_out", "labels_out", "weights_in", "checkpoint_base")  # of what data_in has
 
@@ -32,7 +33,7 @@ def wild_park(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     config = file.root["config"]
     parent = config.attributes().get("_parent") if isinstance(config, stand_ins.StandIn) else None
-    return containers.unwrap(found | {"run": file.plain(parent)}, str(path))
+    return unwrap(found | {"run": file.plain(parent)}, str(path), containers.plain)
 
 
 def model_zoos(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

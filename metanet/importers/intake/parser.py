@@ -41,6 +41,7 @@ class _Job:
     number: int
     paths: list[Path]
     reader: str
+    options: dict[str, str]
     child: _Child
 
 
@@ -63,30 +64,31 @@ class Parser:
         self._end()
         self._temporary.cleanup()
 
-    def parse(self, paths: Iterable[Path], reader: str = "containers") -> Iterator[Parsed | ValueError]:
+    def parse(self, paths: Iterable[Path], reader: str = "containers", **options: str) -> Iterator[Parsed | ValueError]:
         """For each file its content, or why there is none: RefusedError, or ValueError for damage. In their order.
 
-        `reader` names one of child.READERS.
+        `reader` names one of child.READERS; the options are those of its function.
         """
         waiting: deque[_Job] = deque()
         try:
             for job in _jobs(paths):
                 if len(waiting) == AHEAD * self.workers:
                     yield from self._answer(waiting.popleft(), waiting)
-                waiting.append(self._send(job, reader))
+                waiting.append(self._send(job, reader, options))
             while waiting:
                 yield from self._answer(waiting.popleft(), waiting)
         finally:
             if waiting:  # nobody will ask for their answers
                 self._end()
 
-    def _send(self, paths: list[Path], reader: str, child: _Child | None = None) -> _Job:
+    def _send(self, paths: list[Path], reader: str, options: dict[str, str], child: _Child | None = None) -> _Job:
         """Gives a job to a child, to one after the other if none is named."""
         self._children = [one for one in self._children if not one.ended]
         self._count += 1
         if child is None and len(self._children) < self.workers:
             self._children.append(_Child(Path(self._temporary.name)))
-        job = _Job(self._count, paths, reader, child or self._children[self._count % len(self._children)])
+        child = child or self._children[self._count % len(self._children)]
+        job = _Job(self._count, paths, reader, options, child)
         job.child.send(job)
         return job
 
@@ -99,12 +101,12 @@ class Parser:
             for path in () if alone else job.paths:  # one has ended the process; alone each can only spoil itself
                 child = _Child(Path(self._temporary.name))
                 try:
-                    yield from self._answer(self._send([path], job.reader, child), deque(), alone=True)
+                    yield from self._answer(self._send([path], job.reader, job.options, child), deque(), alone=True)
                 finally:
                     child.end()
             for number, other in enumerate(waiting):  # the process has not begun with them
                 if other.child is job.child:
-                    waiting[number] = self._send(other.paths, other.reader)
+                    waiting[number] = self._send(other.paths, other.reader, other.options)
             return
         file = Path(self._temporary.name) / f"{job.number}.safetensors"
         shards.check_size(file)
@@ -156,7 +158,8 @@ class _Child:
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
     def send(self, job: _Job) -> None:
-        line = {"job": job.number, "reader": job.reader, "paths": [str(path) for path in job.paths]}
+        paths = [str(path) for path in job.paths]
+        line = {"job": job.number, "reader": job.reader, "options": job.options, "paths": paths}
         with contextlib.suppress(BrokenPipeError):  # `wait` tells
             self._stdin.write(json.dumps(line).encode() + b"\n")
             self._stdin.flush()

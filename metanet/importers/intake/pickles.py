@@ -26,6 +26,10 @@ ALLOWED = frozenset(
         "numpy._core.multiarray.scalar",
         "numpy.dtype",
         "_codecs.encode",
+        "collections.Counter",
+        "torch.device",
+        "builtins.set",
+        "__builtin__.set",
     }
     | {f"torch.{name}" for name in _TORCH}
 )
@@ -66,7 +70,8 @@ def _check_stream(data: bytes, start: int, where: str, allowed: Callable[[str], 
             if not allowed(name):
                 raise RefusedError(
                     f"{where}: refused: reading it would import and may run {name}. Only plain state_dicts are read: "
-                    f"save module.state_dict(), not the module, or write safetensors."
+                    f"load it where you trust it, with torch.load(file, weights_only=False), and save the state_dict "
+                    f"alone, by torch.save or as safetensors."
                 )
     except RefusedError:
         raise
