@@ -1,5 +1,6 @@
 """Format onnx: data in other files, functions, and names that stand twice."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from metanet.commandline import RefusedError
 from metanet.importers import onnx_files
 from metanet.importers.intake.writing import import_zoo
-from tests.importers.onnx_graphs import graph
+from tests.importers.onnx_graphs import Node, graph
 from tests.importers.test_onnx import DENSE, TENSORS
 
 
@@ -131,3 +132,30 @@ def test_weights_that_stand_twice_are_refused(tmp_path: Path):
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="'w': has its numbers twice, and readers differ"):
         onnx_files.parse(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_told_and_kept_as_in_other_formats(
+    tmp_path: Path, value: float, constant: bool
+):
+    folder, w = tmp_path / "nets", TENSORS["w"].copy()
+    w[1, 2] = value
+    folder.mkdir()
+    inside: list[Node] = [("Constant", "-> w", {"value": numpy_helper.from_array(w)})] if constant else []
+    model = graph([*inside, *DENSE], {**TENSORS, "w": w} if not constant else {"b": TENSORS["b"]}, ["n", 4])
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    (folder / "good.onnx").write_bytes(graph(DENSE, TENSORS, ["n", 4]).SerializeToString())
+    zoo = import_zoo("onnx", folder, tmp_path / "zoo")
+    (left_out,) = json.loads((zoo.path / "left_out.json").read_text())["left_out"]
+    assert left_out["reason"] == "weights that are not finite"
+    assert left_out["detail"] == "net.onnx: net.w is not finite"
+    with pytest.raises(ValueError, match="w is not finite"):
+        import_zoo("onnx", folder, tmp_path / "none", non_finite="refuse")
+    kept = import_zoo("onnx", folder, tmp_path / "kept", non_finite="keep")
+    assert dict(zip(*(kept.manifest[name].to_pylist() for name in ("source.where", "status")), strict=True)) == {
+        "good.onnx": "ok",
+        "net.onnx": "diverged",
+    }
+    row = kept.manifest["source.where"].to_pylist().index("net.onnx")
+    assert np.array_equal(kept.state_dict(row, 0)["net.w"].numpy(), w, equal_nan=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,40 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor
 
+from metanet.importers.onnx_files.reading import nodes
+
+PART = 16  # nodes that are evaluated together
 TOLERANCE = 1e-3  # of the largest number of a result: the evaluator rounds to float32
 LEAST = 1e-4  # for which a largest number is taken at least
 
 
-def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[Any]:
-    """The outputs of a model."""
-    with np.errstate(all="ignore"):
-        return list(ReferenceEvaluator(model, new_ops=[ConvTranspose]).run(None, feed))  # type: ignore[arg-type]
+def run(model: onnx.ModelProto, feed: dict[str, np.ndarray], names: Collection[str] = ()) -> list[Any]:
+    """The values of a model called `names`, or its outputs; others are freed once no node reads them any more.
+
+    The evaluator itself keeps all of them, so it is given a few nodes at a time.
+    """
+    graph, names = model.graph, list(names) or [one.name for one in model.graph.output]
+    parts = [list(graph.node[start : start + PART]) for start in range(0, len(graph.node), PART)]
+    read = [{name for node in nodes(onnx.GraphProto(node=part)) for name in node.input} for part in parts]
+    last = {name: place for place, own in enumerate(read) for name in own} | dict.fromkeys(names, len(parts))
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    values: dict[str, Any] = dict(feed)
+    for place, part in enumerate(parts):
+        given = {name: value for name, value in values.items() if name in read[place]}
+        outputs = [name for node in part for name in node.output if last.get(name, -1) > place]
+        own = onnx.helper.make_graph(
+            part,
+            graph.name or "part",
+            [onnx.ValueInfoProto(name=name) for name in given],
+            [onnx.ValueInfoProto(name=name) for name in outputs],
+            [stored[name] for name in read[place] if name in stored],
+        )
+        piece = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=own)
+        with np.errstate(all="ignore"):
+            found = ReferenceEvaluator(piece, new_ops=[ConvTranspose]).run(outputs, given)  # type: ignore[arg-type]
+        values |= dict(zip(outputs, found, strict=True))
+        values = {name: value for name, value in values.items() if last.get(name, -1) > place}
+    return [values[name] for name in names]
 
 
 def distance(found: Tensor, reference: Any) -> float:
