@@ -26,7 +26,8 @@ def read(text: str, where: str, needed: tuple[str, ...] = ()) -> pa.Table:
         raise ValueError(f"{where}: line 1: {error}") from error
     missing = [column for column in needed if column not in header]
     if missing or len(set(header)) < len(header):
-        raise ValueError(f"{where}: found the columns {header}, expected distinct ones, with {', '.join(needed)}")
+        told = str(header)[:1000]
+        raise ValueError(f"{where}: found the columns {told}, expected distinct ones, with {', '.join(needed)}")
     plain = '"' not in text and text.count("\r") == text.count("\r\n")
     if plain:  # every reader splits such text alike, and Arrow's ten times as fast
         with contextlib.suppress(pa.ArrowInvalid):  # a row of another length; the slower reader tells which

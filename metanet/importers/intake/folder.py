@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from metanet.commandline import RefusedError
 from metanet.importers.intake import csv_tables
+from metanet.importers.intake.containers import MOST_BYTES
 from metanet.importers.intake.json_text import parse_json
 
 MOST_TEXT_BYTES = 1 << 28  # of a JSON or CSV file, unpacked, and of raw numbers
@@ -45,12 +46,13 @@ class Folder:
         self._mapped: list[Path] = []
         self._hashing: list[Future[None]] = []
 
-    def file(self, name: str) -> Path:
-        """The file called `name` below the root, with "/" between folders; it counts as read.
+    def file(self, name: str, most: int | None = MOST_BYTES) -> Path:
+        """The file called `name` below the root, of at most `most` bytes, with "/" between folders; it counts as read.
 
         Raises:
             RefusedError: the name or a link leads outside the root, or to what is no ordinary file or has hard links.
             FileNotFoundError: no such file.
+            ValueError: too large, as a file may claim to be that has nothing in it.
         """
         problem = path_problem(name)
         if problem:
@@ -70,6 +72,8 @@ class Folder:
                 f"{self.root}: refused to open {name!r}: a file with {about.st_nlink} names (hard links), one of which "
                 f"may lie outside the folder. Copy the folder with cp -r and give the copy, which has files of its own."
             )
+        if most is not None and about.st_size > most:
+            raise ValueError(f"{path}: found {about.st_size:,} bytes, more than the {most:,} that are read")
         self._read[name] = Path(resolved)
         return self._read[name]
 
@@ -195,7 +199,7 @@ class Folder:
             RefusedError: it holds pickled objects.
             ValueError: no .npy file, or its size is not what its header claims.
         """
-        path = self.file(name)
+        path = self.file(name, most=None)
         with open(path, "rb") as file:
             try:
                 version = np.lib.format.read_magic(file)

@@ -17,6 +17,8 @@ from metanet.importers.intake.folder import release
 WHERE = "source.where"
 PIECE_BYTES = 1 << 22  # of a stack that are in memory together
 
+MOST_DETAIL = 2000  # characters of what is told of a file, which may be the file's own
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -88,6 +90,8 @@ class LeftOut:
         """What is told of a file that could not be read."""
         refused = isinstance(error, RefusedError)
         detail = str(error) if where in str(error) else f"{where}: {error}"
+        detail = "".join(char if char.isprintable() else repr(char)[1:-1] for char in detail)  # on one line
+        detail = detail if len(detail) <= MOST_DETAIL else f"{detail[:MOST_DETAIL]} ..."
         return LeftOut(where, "not safe to read" if refused else "not readable", detail, refused)
 
 

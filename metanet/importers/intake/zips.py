@@ -45,11 +45,14 @@ def _directory(data: bytes, where: str, most: int):
     end = len(data) - END.size
     if end < 0 or data[end : end + 4] != b"PK\x05\x06":
         raise ValueError(f"{where}: damaged: no zip ends here")
-    _, _, _, _, count, size, start, _ = END.unpack_from(data, end)
+    told = count, size, start = END.unpack_from(data, end)[4:7]
     locator = end - LOCATOR64.size
     if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
         end = LOCATOR64.unpack_from(data, locator)[2]
         *_, count, size, start = END64.unpack_from(data, end)
+        wide = zip(told, (count, size, start), (0xFFFF, WIDE, WIDE), strict=True)
+        if any(short not in (long, largest) for short, long, largest in wide):
+            raise ValueError(f"{where}: damaged: the two ends of its directory differ")
     if count > most:
         raise RefusedError(f"{where}: refused: {count:,} entries, or several of one name")
     if start + size != end:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from metanet.commandline import RefusedError
+from metanet.importers.intake.containers import check_size
 from metanet.importers.intake.folder import path_problem
 
 MOST_NODES = 20_000
@@ -185,6 +186,7 @@ def _external(file: File, tensor: TensorProto, expected: int, where: str) -> byt
         raise RefusedError(
             f"{where}: refused to open {name!r}: no ordinary file, or one with several names (hard links)"
         )
+    check_size(path)
     try:
         offset, length = int(told.get("offset", 0)), int(told.get("length", expected))
     except ValueError as error:
