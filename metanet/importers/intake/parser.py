@@ -95,7 +95,6 @@ class Parser:
     def _answer(self, job: _Job, waiting: deque[_Job], alone: bool = False) -> Iterator[Parsed | ValueError]:
         ended = job.child.wait(job.number)
         if ended is not None:
-            alone = alone or len(job.paths) == 1
             if alone:
                 self.sha256.pop(job.paths[0], None)
                 yield RefusedError(f"{job.paths[0]}: refused: the process that was reading it {ended}")
