@@ -2,7 +2,7 @@
 
 Schürholt et al. (2022), "Model Zoos", arXiv:2209.14764. Point `path` at the folder that holds the runs. A snapshot
 lies in checkpoint_N/checkpoints or checkpoint_00000N/checkpoints (torch.save of a state_dict); its metrics are the line
-of result.json whose training_iteration is N. The nets are those of family model_zoos_cnn.
+of result.json whose training_iteration is N, or N + 1 where a newer Ray has counted them from 0. The nets are those of family model_zoos_cnn.
 
 The weights win over params.json, which is known to be wrong in places (use_bias, o_dim): channels, classes and the size
 of images are read from the tensors' shapes, and what params.json says otherwise stands in source.disagreements. Layers
@@ -78,6 +78,8 @@ def _nets(
             if isinstance(about, Exception):
                 raise about
             results = _results(folder, f"{run}/result.json")
+            first = _first(folder, snapshots, results)
+            snapshots = {number + first: name for number, name in snapshots.items()}
             paths = [folder.file(snapshots[step]) for step in sorted(snapshots)]
         except (ValueError, OSError) as error:
             yield from (LeftOut.of(name, error) for name in snapshots.values())
@@ -167,6 +169,18 @@ def _params(folder: Folder, run: str) -> dict[str, Any] | Exception:
     except (ValueError, OSError) as error:
         return error
     return found if isinstance(found, dict) else ValueError(f"{run}/params.json: expected an object")
+
+
+def _first(folder: Folder, snapshots: Mapping[int, str], results: Mapping[int, Any]) -> int:
+    """The iteration of checkpoint 0: Ray counts checkpoints themselves, from 0 on, since version 2.7.
+
+    Then there is one for each line of result.json, from checkpoint_000000 on, and the last one's number is below the
+    last iteration. Older versions call them by the iteration, and put a file .is_checkpoint or .tune_metadata beside.
+    """
+    home = snapshots.get(0, "").removesuffix("checkpoints")
+    older = any(folder.has(f"{home}{name}") for name in (".is_checkpoint", ".tune_metadata"))
+    counted = sorted(results) == [number + 1 for number in sorted(snapshots)]
+    return int(home.endswith("checkpoint_000000/") and counted and not older)
 
 
 def _results(folder: Folder, name: str) -> dict[int, dict[str, Any]]:

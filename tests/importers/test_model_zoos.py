@@ -141,3 +141,23 @@ def test_layers_that_do_not_fit_are_told_by_name(zoos: Path, tmp_path: Path, cha
     (told,) = json.loads((zoo.path / "left_out.json").read_text())["left_out"]
     with pytest.raises(ValueError, match=message):
         raise ValueError(told["detail"])
+
+
+@pytest.mark.parametrize("kept", ["", ".is_checkpoint", ".tune_metadata"])
+def test_checkpoints_that_ray_counts_from_0_are_joined_with_their_own_iterations(tmp_path: Path, kept: str):
+    """Ray since 2.7; older versions, which call them by the iteration, leave a hidden file beside."""
+    run = tmp_path / "ray" / "run"
+    for number in range(3):
+        (run / f"checkpoint_{number:06d}").mkdir(parents=True)
+        torch.save(weights(CNN, 0.0, number), run / f"checkpoint_{number:06d}" / "checkpoints")
+    if kept:
+        (run / "checkpoint_000000" / kept).touch()
+    (run / "params.json").write_text(json.dumps({"model::nlin": "tanh"}))
+    lines = [json.dumps({"training_iteration": epoch, "train_acc": epoch / 10}) for epoch in (1, 2, 3)]
+    (run / "result.json").write_text("\n".join(lines) + "\n")
+    zoo = import_zoo("model_zoos", tmp_path / "ray", tmp_path / "zoo")
+    found = {row["source.where"][-13:-12]: row for row in zoo.manifest.to_pylist()}
+    steps = [found[number]["step"] for number in "012"]
+    measured = [found[number]["train_accuracy"] for number in "012"]
+    assert steps == ([0, 1, 2] if kept else [1, 2, 3])
+    assert measured == ([None, *map(pytest.approx, (0.1, 0.2))] if kept else [*map(pytest.approx, (0.1, 0.2, 0.3))])
