@@ -2,7 +2,8 @@
 
 Schürholt et al. (2022), "Model Zoos", arXiv:2209.14764. Point `path` at the folder that holds the runs. A snapshot
 lies in checkpoint_N/checkpoints or checkpoint_00000N/checkpoints (torch.save of a state_dict); its metrics are the line
-of result.json whose training_iteration is N, or N + 1 where a newer Ray has counted them from 0. The nets are those of family model_zoos_cnn.
+of result.json whose training_iteration is N, or N + 1 where a newer Ray has counted them from 0. The nets are those of
+family model_zoos_cnn.
 
 The weights win over params.json, which is known to be wrong in places (use_bias, o_dim): channels, classes and the size
 of images are read from the tensors' shapes, and what params.json says otherwise stands in source.disagreements. Layers
