@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from torch import nn
 
 from metanet import exporters
 from metanet.exporters import onnx as exporting
@@ -101,3 +103,13 @@ def test_without_onnx_the_error_says_what_to_install(tiny_zoo: Zoo, tmp_path: Pa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"format=onnx needs the package onnx.*pip install metanet\[onnx\]"):
         exported(tiny_zoo, tmp_path / "nets")
+
+
+def test_what_the_evaluator_cannot_run_is_told_by_name():
+    net = nn.Sequential(nn.Linear(3, 2)).eval()
+    nodes = [helper.make_node("Greater", ["x", "x"], ["b"]), helper.make_node("Add", ["x", "b"], ["y"])]
+    given, made = (helper.make_tensor_value_info(name, 1, ["n", 3]) for name in ("x", "y"))
+    graph = helper.make_graph(nodes, "g", [given], [made])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=8)
+    with pytest.raises(ValueError, match="net-3: onnx's reference evaluator cannot run what would be written"):
+        check.equal(model, net, "net-3")

@@ -84,6 +84,10 @@ def power(call: Call) -> Ref:
     return call.emit("Pow", call["self"], float(call["exponent"]))
 
 
+COMPARISONS = {"lt": "Less", "le": "LessOrEqual", "eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater"}
+COMPARISONS |= {"maximum": "Max", "minimum": "Min", "logical_and": "And", "logical_or": "Or"}
+
+
 def _binary(kind: str) -> Callable[[Call], Ref]:
     """With alpha times the second; the first and second in the other order for rsub."""
 
@@ -118,6 +122,8 @@ RULES: dict[str, Any] = {
     **dict.fromkeys(("aten.clamp", "aten.hardtanh", "aten.relu6"), clamp),
     **{f"aten.{name}": _binary(kind) for name, kind in (("add", "Add"), ("mul", "Mul"), ("div", "Div"))},
     **{f"aten.{name}": _binary("Sub") for name in ("sub", "rsub")},
+    **{f"aten.{name}": _binary(kind) for name, kind in COMPARISONS.items()},
+    "aten.logical_not": lambda call: call.emit("Not", call["self"]),
     "aten.softplus": softplus,
     "aten.silu": silu,
     "aten.leaky_relu": leaky_relu,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,9 @@ def extreme(call: Call) -> Value:
 
 
 def where(call: Call) -> Value:
+    """The second where the first holds, else the third; minus infinity there is a mask."""
+    if is_number(call.inputs[2]) and call.number(2) == -math.inf:
+        return call.step("masked", call.active(1), call.active(0))
     return call.step("where", call.active(0), call.active(1), call.active(2))
 
 
