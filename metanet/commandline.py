@@ -13,17 +13,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metanet.errors import BAD_DATA, exit_code
+
 Options = TypeVar("Options")
-
-BAD_DATA, NO_INPUT, CANNOT_CREATE, IO_ERROR, LOCKED, REFUSED = 65, 66, 73, 74, 75, 77  # sysexits.h
-
-
-class LockedError(OSError):
-    """Somebody else is writing there; the message names the host and the process id."""
-
-
-class RefusedError(ValueError):
-    """Not done because it would not be safe; the message names what would have been run or opened."""
 
 
 def told(error: HydraException) -> str:
@@ -36,19 +28,6 @@ def told(error: HydraException) -> str:
     if unknown := re.match(r"Could not (?:override|append to config.*?) '(\S+)'", str(error)):
         return f"{unknown[1]}= on the command line: no such option; --help shows all that there are"
     return f"{' '.join(str(error).partition('See https')[0].split())} (on the command line); expected key=value"
-
-
-def exit_code(error: Exception) -> int:
-    """The sysexits code of a mistake that the user can mend."""
-    if isinstance(error, LockedError):
-        return LOCKED
-    if isinstance(error, RefusedError):
-        return REFUSED
-    if isinstance(error, FileNotFoundError):
-        return NO_INPUT
-    if isinstance(error, PermissionError | FileExistsError):
-        return CANNOT_CREATE
-    return IO_ERROR if isinstance(error, OSError) else BAD_DATA
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from metanet import commandline
+from metanet import commandline, errors
 from metanet.progress import progress
 from metanet.zoo import layout, verify
 
@@ -32,7 +32,7 @@ def main(options: Options) -> None:
             damages += 1
     if damages:
         print(f"error: {path}: {damages} damages, listed above", file=sys.stderr)
-        sys.exit(commandline.BAD_DATA)
+        sys.exit(errors.BAD_DATA)
     there = sum(layout.fragment_path(path, *snapshot).is_file() for snapshot in snapshots)
     print(f"{path}: sound; {there} of {len(snapshots)} shards are there")
 

@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from metanet import formats as by_name
-from metanet.commandline import LockedError
+from metanet.errors import LockedError
 from metanet.progress import progress
 from metanet.zoo import disk, nets, shards
 from metanet.zoo.store import Zoo

@@ -27,10 +27,11 @@ from typing import Any
 
 from torch import Tensor
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import labels as tables
-from metanet.importers.intake.folder import Folder, path_problem
+from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parsed, Parser
+from metanet.importers.intake.path_names import path_problem
 from metanet.importers.intake.source import Foreign, LeftOut, Source
 from metanet.importers.state_dicts import LABELS
 from metanet.zoo import nets as zoo_nets

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metanet.commandline import LockedError
+from metanet.errors import LockedError
 
 TEMPORARY = ".tmp"  # suffix; such a file is what a killed writer left, and is never read
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)

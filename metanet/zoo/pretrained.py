@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 
 MOST_MODULES = 20_000  # of a net, and parameters: a configuration may claim any depth
 MOST_SIZE = 1 << 24  # of any whole number in a configuration, except the base of rotary codes

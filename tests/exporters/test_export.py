@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import metanet
 from metanet import exporters
-from metanet.commandline import LockedError
+from metanet.errors import LockedError
 from metanet.importers.intake.writing import import_zoo
 from metanet.zoo import disk
 from metanet.zoo.store import Zoo

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from metanet import commandline, importers
+from metanet import errors, importers
 from metanet.importers.intake import writing
 from metanet.importers.intake.writing import import_zoo
 from metanet.zoo.store import Zoo
@@ -23,12 +23,12 @@ from tests.importers.examples import EXAMPLES
 from tests.zoo.making import tree
 
 CODES = {
-    commandline.BAD_DATA,
-    commandline.NO_INPUT,
-    commandline.CANNOT_CREATE,
-    commandline.IO_ERROR,
-    commandline.LOCKED,
-    commandline.REFUSED,
+    errors.BAD_DATA,
+    errors.NO_INPUT,
+    errors.CANNOT_CREATE,
+    errors.IO_ERROR,
+    errors.LOCKED,
+    errors.REFUSED,
 }
 SECONDS = 30  # after which an import of a few small nets counts as hanging
 SMALL = 4096  # bytes of a file that is cut at every length; of a larger one every length near its structure is
@@ -72,7 +72,7 @@ class Damaged:
         finally:
             path.write_bytes(good)
         if isinstance(zoo, Exception):
-            assert commandline.exit_code(zoo) in CODES
+            assert errors.exit_code(zoo) in CODES
             assert str(zoo)
             assert not (self.folder / "zoo").exists()
             return "error"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.writing import import_zoo
 from tests.importers.hostile_sources import OPTIONS, SOURCES

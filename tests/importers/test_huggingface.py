@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from metanet import exporters
 from metanet.arch.check import check_symmetry
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.writing import import_zoo
 from metanet.zoo import nets, pretrained
 from metanet.zoo.families import huggingface

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.writing import import_zoo
 from tests.importers import keras_reference, keras_written
 from tests.importers.keras_written import Config, archive, described, input_layer, integers, legacy, sequential, tensor

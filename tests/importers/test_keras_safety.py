@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.parser import Parsed, Parser
 from tests.importers import keras_written
 from tests.importers.test_keras_models import DENSE, KERNEL, one_dense

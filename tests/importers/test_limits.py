@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from metanet import machine
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parsed, Parser
 from metanet.importers.intake.writing import import_zoo

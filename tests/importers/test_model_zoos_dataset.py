@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.writing import import_zoo
 from tests.importers import hostile
 from tests.importers.test_model_zoos import CNN, CNN3, forward, weights

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers import onnx_files
 from metanet.importers.intake.writing import import_zoo
 from tests.importers.onnx_graphs import Node, graph

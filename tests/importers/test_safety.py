@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import parser as parsing
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parsed, Parser

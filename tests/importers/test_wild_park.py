@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.writing import import_zoo
 from tests.importers import foreign, hostile
 from tests.zoo.making import tree

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.parser import Parsed, Parser
 from metanet.importers.intake.writing import import_zoo
 from tests.importers.test_safety import one, put, saved

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from metanet.arch import check
 from metanet.arch.template import Template
-from metanet.commandline import LockedError
+from metanet.errors import LockedError
 from metanet.views.graph import ParameterGraph, graph_of, state_dict_of
 from metanet.views.scalar_graph import state_dict_of as scalar_state
 from metanet.zoo.disk import one_writer

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from metanet.commandline import LockedError
+from metanet.errors import LockedError
 from metanet.zoo import disk
 
 

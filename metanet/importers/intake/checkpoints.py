@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import arrays, pickles
 
 STORAGES = {  # torch's name -> that of the numbers in safetensors

@@ -19,9 +19,10 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import arrays
 from metanet.importers.intake.arrays import Array
 
@@ -46,6 +47,7 @@ def main(folder: Path) -> None:
     readers: dict[str, Reader] = {}
     start_bytes, guard = 0, _Guard()
     sys.addaudithook(guard.check)
+    _keep_compiler_out()
     for line in sys.stdin:
         job = json.loads(line)
         paths, out = [Path(path) for path in job["paths"]], folder / str(job["job"])
@@ -65,6 +67,15 @@ def main(folder: Path) -> None:
         told = [answer | {"place": place} for (answer, _), place in zip(found, places, strict=True)]
         Path(f"{out}.json").write_text(json.dumps(told))
         print(job["job"], file=answers, flush=True)
+
+
+def _keep_compiler_out() -> None:
+    """Operators without data, of which shapes are learned, ask torch's compiler to pass them over; where nothing is
+    compiled this stands for it, and saves the 75 MB of the real one.
+    """
+    compiler = ModuleType("torch._dynamo")
+    compiler.disable = lambda function, *_, **__: function  # type: ignore[attr-defined]
+    sys.modules[compiler.__name__] = compiler
 
 
 def _reader(name: str) -> Reader:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import arrays, checkpoints, pickles, zips
 from metanet.importers.intake.arrays import Array
 from metanet.importers.intake.json_text import distinct

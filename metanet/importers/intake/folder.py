@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import csv_tables
 from metanet.importers.intake.containers import MOST_BYTES
 from metanet.importers.intake.json_text import parse_json
+from metanet.importers.intake.path_names import path_problem
 
 MOST_TEXT_BYTES = 1 << 28  # of a JSON or CSV file, unpacked, and of raw numbers
-MOST_PATH = 1024  # characters
 
 
 class Folder:
@@ -251,14 +251,3 @@ def release(array: np.ndarray, first: int, end: int) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def path_problem(name: str) -> str | None:
-    """Why a name from a foreign file is no path below its folder; None if it is one."""
-    if not name or len(name) > MOST_PATH:
-        return f"a path has 1 to {MOST_PATH} characters"
-    if "\0" in name or "\\" in name or not name.isprintable():
-        return "NUL, a backslash or another unprintable character in the path"
-    if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
-        return "an absolute path"
-    return "a path upwards" if ".." in name.split("/") else None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import fitting
 from metanet.importers.intake.source import Foreign, LeftOut, Stack
 from metanet.zoo import nets

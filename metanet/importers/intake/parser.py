@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 import metanet
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.zoo import shards
 
 JOB_FILES, JOB_BYTES = 128, 1 << 23  # in one job at most, unless a single file is larger

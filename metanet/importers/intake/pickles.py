@@ -6,7 +6,7 @@ import io
 import pickletools
 from collections.abc import Callable, Iterator
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 
 _TORCH = (
     [

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.folder import release
 
 WHERE = "source.where"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import containers
 
 MOST_ENTRIES = 4_000_000  # of a zip: a dataset has a storage for every tensor of every net

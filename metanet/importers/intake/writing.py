@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from metanet import formats, importers, machine
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import accuracy, fitting, looking
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.groups import ChangedError, Groups

@@ -6,7 +6,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 
 END = struct.Struct("<4s4H2LH")
 END64, LOCATOR64 = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.keras_files.building import Builder, Value
 
 SLOPE = 0.2  # of leaky_relu as an activation; the layer has another

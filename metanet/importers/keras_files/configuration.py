@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.keras_files.weights import name_of
 
 MODELS = ("Sequential", "Functional", "Model")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.keras_files import configuration, layers, reading
 from metanet.importers.keras_files.building import Builder, Layer, Value
 from metanet.importers.keras_files.configuration import MODELS, Graph, Read, Use

@@ -14,7 +14,7 @@ os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # HDF5 loads no filter of another libr
 
 import h5py
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)

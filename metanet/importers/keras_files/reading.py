@@ -12,7 +12,7 @@ from typing import Any
 
 import h5py
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake import containers
 from metanet.importers.intake.json_text import parse_json
 from metanet.importers.keras_files import configuration, hdf5

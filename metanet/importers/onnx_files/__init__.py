@@ -13,7 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # noqa: F401 (torch imports it for operators without data; later that would be a write)
 from torch import Tensor
 
 from metanet.importers.intake.containers import check_size

@@ -17,9 +17,9 @@ import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.importers.intake.containers import check_size
-from metanet.importers.intake.folder import path_problem
+from metanet.importers.intake.path_names import path_problem
 
 MOST_NODES = 20_000
 LEAST_OPSET = 7  # older ones broadcast in another way

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from metanet.commandline import RefusedError
+from metanet.errors import RefusedError
 from metanet.zoo.distributions import Check
 from metanet.zoo.fields import Arch, Field, Layers
 
