@@ -139,8 +139,15 @@ def test_nets_of_one_kind_are_stacked_and_others_apart(tmp_path: Path):
     }
 
 
-def test_the_process_that_reads_checkpoints_loads_no_large_library():
-    modules = "metanet.importers.intake.child, metanet.importers.intake.containers"
-    told = f"import sys, {modules}; print({{'torch', 'pyarrow'}} & {{*sys.modules}})"
+@pytest.mark.parametrize(
+    ("reader", "large"),
+    [
+        ("intake.containers", {"torch", "pyarrow", "hydra"}),
+        ("keras_files", {"torch", "pyarrow", "hydra"}),
+        ("onnx_files", {"torch._dynamo", "pyarrow", "hydra"}),
+    ],
+)
+def test_the_process_that_reads_checkpoints_loads_no_large_library(reader, large):
+    told = f"import sys, metanet.importers.intake.child, metanet.importers.{reader}; print({large} & {{*sys.modules}})"
     answer = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert answer.stdout == "set()\n"
