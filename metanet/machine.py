@@ -1,7 +1,6 @@
 """The machine: its limits (for benchmarks), its description (for tables), and the allocator's start-up setting."""
 
 import ctypes
-import mmap
 import os
 import platform
 import re
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
@@ -20,8 +18,6 @@ _OUT_OF_MEMORY = (
 )
 _WAIT = 5_000_000  # cycles of a GPU, about 3 ms: in that time a host launches hundreds of kernels
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_MADV_HUGEPAGE = 14
-_LARGE = 8 << 20  # bytes: several huge pages of 2 MB
 
 
 def check_device(name: str) -> None:
@@ -46,16 +42,6 @@ def tune_allocator(keep_all: bool = False) -> None:
         mallopt(_M_TRIM_THRESHOLD, -1 if keep_all else (1 << 31) - 1)
         if keep_all:
             mallopt(_M_MMAP_MAX, 0)
-
-
-def with_huge_pages(tensor: Tensor) -> Tensor:
-    """A new tensor as it is: if it is large, Linux pages it in 2 MB at a time and not 4 KB, which is 3-4x as fast."""
-    if tensor.nbytes >= _LARGE and tensor.device.type == "cpu" and platform.system() == "Linux":
-        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        size = (tensor.data_ptr() + tensor.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-        # Advice: a kernel without huge pages says no, and nothing else changes.
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
-    return tensor
 
 
 def is_out_of_memory(error: BaseException) -> bool:

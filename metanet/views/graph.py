@@ -21,7 +21,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from metanet import machine
 from metanet.arch.pattern import weight_of
 from metanet.arch.template import VECTOR_DEFAULTS, VECTOR_ROLES, Template
 from metanet.views.codes import BLOCK_CODES, POSITION_CODES, SPACE_CODES, block_codes, fixed_positions, space_codes
@@ -116,7 +115,7 @@ def sparse(template: Template, params: Mapping[str, Tensor], bidirectional: bool
     wires = wiring(template, bidirectional, device)
     nodes, edges = len(wires.node_space), len(wires.edge_relation)
 
-    taps = machine.with_huge_pages(like.new_empty(nets, edges * len(TAP_COLUMNS)))
+    taps = like.new_empty(nets, edges * len(TAP_COLUMNS))
     at_once = nets  # on a GPU; a CPU's caches keep the taps of fewer nets until they are filled
     if device.type == "cpu":
         at_once = max(1, CHUNK_BYTES // max(1, taps[:1].nbytes)) * torch.get_num_threads()
@@ -132,8 +131,7 @@ def sparse(template: Template, params: Mapping[str, Tensor], bidirectional: bool
 
     def counted(numbers: Tensor, per_net: int) -> Tensor:
         """Of every net, its numbers counting on from those of the nets before."""
-        counted = machine.with_huge_pages(numbers.new_empty(*numbers.shape[:-1], nets, numbers.shape[-1]))
-        return torch.add(numbers[..., None, :], per_net * net[:, None], out=counted).flatten(-2)
+        return (numbers[..., None, :] + per_net * net[:, None]).flatten(-2)
 
     fields = {
         "x": torch.cat(view.nodes, dim=1).flatten(0, 1),
