@@ -6,29 +6,49 @@ from torch import Tensor
 
 
 class LinearOfTokens(torch.autograd.Function):
-    """A dense layer on every token. Its values are no view of others, so that an activation may overwrite them."""
+    """A dense layer on every token. Its values are no view of others, so that an activation may overwrite them.
+
+    On a CPU nets take turns, so that what one product has read is still in the cache for the next.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:4], weight.shape[1])
         into, tokens = y.flatten(1, 3), x.flatten(1, 3)
-        if bias is None:
+        biases = None if bias is None else bias.view(len(x), -1)
+        if x.device.type == "cpu":
+            for net in range(len(x)):
+                if biases is None:
+                    torch.mm(tokens[net], weight[net].T, out=into[net])
+                else:
+                    torch.addmm(biases[net], tokens[net], weight[net].T, out=into[net])
+        elif biases is None:
             torch.bmm(tokens, weight.mT, out=into)
         else:
-            torch.baddbmm(bias.view(len(x), 1, -1), tokens, weight.mT, out=into)
+            torch.baddbmm(biases[:, None], tokens, weight.mT, out=into)
         return y
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        g = gradient.flatten(1, 3)
-        return (
-            torch.bmm(g, weight).view_as(x) if of_x else None,
-            torch.bmm(g.mT, x.flatten(1, 3)) if of_weight else None,
-            g.sum(1).flatten() if of_bias else None,
-        )
+        g, tokens = gradient.flatten(1, 3), x.flatten(1, 3)
+        if x.device.type != "cpu":
+            return (
+                torch.bmm(g, weight).view_as(x) if of_x else None,
+                torch.bmm(g.mT, tokens) if of_weight else None,
+                g.sum(1).flatten() if of_bias else None,
+            )
+        gx, gw = torch.empty_like(tokens) if of_x else None, torch.empty_like(weight)
+        gb = g.new_empty(len(g), g.shape[2]) if of_bias else None
+        for net in range(len(g)):
+            torch.mm(g[net].T, tokens[net], out=gw[net])
+            if gb is not None:
+                torch.sum(g[net], 0, out=gb[net])
+            if gx is not None:
+                torch.mm(g[net], weight[net], out=gx[net])
+        return None if gx is None else gx.view_as(x), gw, None if gb is None else gb.flatten()
 
 
 class Mean(torch.autograd.Function):
