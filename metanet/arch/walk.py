@@ -22,7 +22,7 @@ from metanet.arch.axes import fixed, free
 from metanet.arch.call import Call
 from metanet.arch.certificate import Scope
 from metanet.arch.decompose import decomposed
-from metanet.arch.layout import whole
+from metanet.arch.layout import expand, whole
 from metanet.arch.record import Record, UnsupportedOperator
 from metanet.arch.rules.grouped import Experts, applied, merged
 from metanet.arch.template import Operation
@@ -151,6 +151,8 @@ class Walk:
             call = done
         value = rule(call) if rule is not None else self._in_parts(node, origin, call)
         if isinstance(value, Value):
+            if len(value.axes) < len(call.shape):  # a tensor of one number was taken for the number, which has no axes
+                value = replace(value, axes=expand(value.axes, call.shape))
             read = [one for one in known if isinstance(one, Value)]
             inherited = any(one.shared and one.home is value.home for one in read)
             value = replace(

@@ -356,6 +356,21 @@ def test_a_number_added_or_multiplied_is_an_operation():
     assert operations[-2:] == (Operation("mul", {"value": 2.0}), Operation("add", {"value": -0.5}))
 
 
+@pytest.mark.parametrize("join", [torch.add, torch.mul, torch.div, torch.maximum])
+def test_a_tensor_of_one_number_brings_its_axes_along(join):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(3, 4), nn.Linear(1, 2)
+            self.register_buffer("one", torch.full((1,), 0.7), persistent=False)
+
+        def forward(self, x):
+            return self.head(join(self.layer(x).mean(), self.one))
+
+    net = Net()
+    assert check_symmetry(trace(net, torch.ones(5, 3)), net, torch.ones(5, 3)) <= 1e-10
+
+
 def test_parts_are_linked_to_the_whole_with_their_place():
     template = trace(Branches(lambda a, b: torch.cat([a, b], 1)[:, 2::5]), IMAGES)
     links = [(link.kind, link.source, link.target, link.sources, link.targets) for link in template.links]
