@@ -116,6 +116,15 @@ NETS = {
         (7, 8),
         (IMAGE,),
     ),
+    "a transform of channels that were last before": Counted(
+        lambda: Around(
+            nn.Linear(3, 7),
+            lambda net, x: net.last(torch.fft.rfft2(x.movedim(-1, 1)).abs()),
+            last=nn.Conv2d(7, 2, 1),
+        ),
+        (7,),
+        (torch.ones(2, 6, 6, 3),),
+    ),
     "a transform over words and channels": Counted(
         lambda: rows(
             lambda net, x: net.down(net.up(x + torch.fft.fft2(x).real).tanh()), up=nn.Linear(8, 5), down=nn.Linear(5, 8)

@@ -23,8 +23,8 @@ def transformed(call: Call, x: Value, dims: Sequence[int], name: str, shape: Seq
     call.decide(x, [] if channels is None else [dim.axis for dim in x.axes[channels]])
     x = call.settled(laid(call, x, over))
     nodes = tuple(axis for axis in range(len(x.axes)) if x.carries(axis))
-    ranks = tuple(x.positions.index(axis) for axis in over)
     x = replace(x, sizes=x.shape, axes=whole(x.shape), starts=(0,) * len(x.shape), written=nodes)
+    ranks = tuple(x.positions.index(axis) for axis in over)
     y = call.operate(x, "fourier", axes=ranks, table=name)
     return replace(y, sizes=tuple(shape), axes=whole(shape), starts=(0,) * len(shape))
 
