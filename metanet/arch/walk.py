@@ -160,7 +160,8 @@ class Walk:
                 shared=inherited or value.shared or len(node.users) > 1,
                 storage=next(self.memory) if value.storage is None else value.storage,
             )
-            assert value.shape == call.shape, (call.operator, value.shape, call.shape)
+            if value.shape != call.shape:
+                raise call.unsupported(f"its rule gives the shape {value.shape} in the place of {call.shape}")
             if call.operator.endswith("_"):
                 self._overwrite(node, value, call)
         self.values[node] = value
