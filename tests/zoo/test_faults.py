@@ -35,7 +35,9 @@ def made(request, tmp_path, spec_file, tiny_zoo) -> tuple[Path, Zoo]:
 
 
 def files(out: Path) -> set[str]:
-    return {path.name for path in out.rglob("*") if path.suffix in (".parquet", ".safetensors") and path.name[0] != "."}
+    """Those that are whole; `os.walk`, since `rglob` fails on a folder that is removed while it looks."""
+    names = itertools.chain.from_iterable(names for _, _, names in os.walk(out))
+    return {name for name in names if name.endswith((".parquet", ".safetensors")) and name[0] != "."}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_ctrl_c_ends_cleanly_with_one_line(tmp_path, spec_file):
     out = tmp_path / "tiny"
     words = command(f"spec={spec_file}", f"out={out}", "processes=2", "override.epochs=2000")
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while not list(out.rglob("*.parquet")):
+        while not any(name.endswith(".parquet") for name in files(out)):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()

@@ -57,6 +57,10 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
         while pending or busy:
             while pending and idle:
                 connection = idle.pop()
+                if not workers[connection].is_alive():  # what it had done is acknowledged
+                    kills += 1
+                    del workers[connection]
+                    connection, workers[connection] = start()
                 busy[connection] = pending.popleft()
                 connection.send(busy[connection])
             for connection in wait(list(busy)):
@@ -69,10 +73,6 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
                     pending.extend(split(group))
                 if message == 1 or isinstance(message, TooLarge):
                     del busy[connection]
-                    if not workers[connection].is_alive():
-                        kills += 1
-                        del workers[connection]
-                        connection, workers[connection] = start()
                     idle.append(connection)
 
 
