@@ -53,8 +53,9 @@ def fit(
     on_snapshot: Callable[[Snapshot], None],
     dtype: torch.dtype = torch.float32,
     way: Way = Way(),  # noqa: B008 (frozen)
-) -> Iterator[None]:
-    """Trains `group` from its start, or from the `resume_state` of one of its snapshots, a step for every iteration.
+) -> Iterator[int]:
+    """Trains `group` from its start, or from the `resume_state` of one of its snapshots, a step for every iteration,
+    which tells how many nets it trained.
 
     For nets that stop early there is metanet/zoo/fit_stopping.py. Here a net that diverges stays in its stack: few do,
     and a zoo is gone on with as it was begun.
@@ -135,11 +136,11 @@ class Training:
     def _keys(self, purpose: str, step: int) -> Tensor:
         return seeding.keys(self.seed, self.feed.nets, purpose, step)
 
-    def advance(self, step: int) -> Iterator[None]:
-        """Trains until `step` steps are done, one for every iteration."""
+    def advance(self, step: int) -> Iterator[int]:
+        """Trains until `step` steps are done, one for every iteration, and tells how many nets it is on."""
         while self.done < step:
             self.step()
-            yield
+            yield len(self.group)
 
     def _trained(self) -> Bool[Tensor, " nets"]:
         """Which nets a step changes."""

@@ -74,8 +74,8 @@ class StoppingFit:
         self._train(range(len(self.group)))
         self._end_epoch()
 
-    def advance(self) -> Iterator[None]:
-        """Trains an epoch, a step for every iteration, and finds out which nets end with it."""
+    def advance(self) -> Iterator[int]:
+        """Trains an epoch, a step of so many nets for every iteration, and finds out which nets end with it."""
         assert self.training is not None
         self.epoch += 1
         yield from self.training.advance(self.epoch * self.group.steps_per_epoch)

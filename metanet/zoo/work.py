@@ -71,8 +71,8 @@ class Work:
             for _ in self.steps(group, loaded, report):
                 pass
 
-    def steps(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> Iterator[None]:
-        """The same, a step for every iteration; `way.on(device)` is the caller's.
+    def steps(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> Iterator[int]:
+        """The same, a step for every iteration, which tells how many nets it trained; `way.on(device)` is the caller's.
 
         Raises:
             TooLarge: there is too little memory.
@@ -89,7 +89,7 @@ class Work:
             torch.cuda.empty_cache()
         raise TooLarge(group.name)  # out here, where the error no longer holds what the training held
 
-    def _steps(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> Iterator[None]:
+    def _steps(self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]) -> Iterator[int]:
         if self._missing(group):
             disk.make_folder(self.zoo / "shards" / group.name)
             train = self._train_to_own_ends if group.stops_early else self._train_to_one_end
@@ -104,7 +104,7 @@ class Work:
 
     def _train_to_one_end(
         self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]
-    ) -> Iterator[None]:
+    ) -> Iterator[int]:
         missing, last = self._missing(group), group.snapshot_steps[-1]
 
         def keep(snapshot: Snapshot) -> None:
@@ -118,7 +118,7 @@ class Work:
 
     def _train_to_own_ends(
         self, group: Group, loaded: Mapping[str, Images], report: Callable[[float], None]
-    ) -> Iterator[None]:
+    ) -> Iterator[int]:
         files = Candidates(self.zoo, group)
         fit = StoppingFit(group, loaded, self.spec.seed, self.device, way=self.way)
         try:

@@ -53,20 +53,20 @@ class Device:
     def steps(self, work: Work, group: plan.Group, images, report):
         self.training.append(group.name)
         try:
-            for _ in self.real(work, group, images, report):
+            for nets in self.real(work, group, images, report):
                 self.together.add(frozenset(self.training))
                 if len(self.training) > self.most:
                     raise TooLarge(group.name)
-                yield
+                yield nets
         finally:
             self.training.remove(group.name)
 
     real = staticmethod(Work.steps)
 
 
-def trained_in_turns(spec, out: Path, at_once: int, device: Device, monkeypatch) -> Zoo:
+def trained_in_turns(spec, out: Path, at_once: int, device: Device, monkeypatch, order=list[plan.Group]) -> Zoo:
     def run(work, groups, processes, report, split):
-        local._take_turns(work, groups, at_once, report, split)
+        local._take_turns(work, order(groups), at_once, report, split)
 
     with monkeypatch.context() as patched, local._one_thread():
         patched.setattr(Work, "steps", lambda *of: device.steps(*of))
@@ -95,6 +95,21 @@ def test_groups_that_fill_a_gpu_are_trained_alone(tmp_path, tiny_spec, monkeypat
     trained_in_turns(spec, tmp_path / "zoo", 5, device, monkeypatch)
     filling = [group.name for group in groups if len(group) * group.batch_size > local.IMAGES]
     assert all(len(names) == 1 for names in device.together if names & set(filling))
+
+
+def test_a_group_begins_beside_another_when_most_nets_of_that_have_stopped(
+    tmp_path, stopping_spec, stopping_zoo, monkeypatch
+):
+    def begin_with(groups: list[plan.Group]) -> list[plan.Group]:
+        return sorted(groups, key=lambda group: (-group.batch_size, not group.stops_early))
+
+    spec = check_spec(stopping_spec, "here")
+    first, second, *_ = begin_with(plan.plan(spec.nets()))
+    monkeypatch.setattr(local, "IMAGES", (len(first) + len(second)) * 64 - 1)  # no room for both while all nets train
+    device = Device()
+    zoo = trained_in_turns(spec, tmp_path / "zoo", 5, device, monkeypatch, begin_with)
+    assert any({first.name, second.name} <= names for names in device.together)
+    assert tree(zoo.path) == tree(stopping_zoo.path)
 
 
 def test_ray_is_asked_for_only_when_it_is_used(monkeypatch):

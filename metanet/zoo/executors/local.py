@@ -76,13 +76,19 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
                     idle.append(connection)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Turn:
     """A group that is being trained in this process."""
 
     group: Group
-    steps: Iterator[None]
+    steps: Iterator[int]
     stream: torch.cuda.Stream | None  # where its kernels run, beside those of other groups
+    nets: int  # that its last step trained: fewer than the group has, once most have stopped early
+
+    @property
+    def images(self) -> int:
+        """What a step of it trains on."""
+        return self.nets * self.group.batch_size
 
 
 def _take_turns(work: Work, groups: list[Group], most: int, report: Report, split: Split) -> None:
@@ -97,11 +103,11 @@ def _take_turns(work: Work, groups: list[Group], most: int, report: Report, spli
         while pending and len(running) < most and _has_room(running, pending[0]):
             group, stream = pending.popleft(), streams.pop()
             steps = work.steps(group, images, lambda fraction, group=group: report(group, fraction))
-            running.append(_Turn(group, steps, stream))
+            running.append(_Turn(group, steps, stream, len(group)))
         for turn in list(running):
             try:
                 with torch.cuda.stream(turn.stream):  # nothing for None
-                    next(turn.steps)
+                    turn.nets = next(turn.steps)
                 continue
             except StopIteration:
                 pass
@@ -127,8 +133,7 @@ def _loaded(work: Work) -> dict[str, Images]:
 
 def _has_room(running: list[_Turn], group: Group) -> bool:
     """Whether the device is not full without this group."""
-    together = [*(turn.group for turn in running), group]
-    return not running or sum(len(each) * each.batch_size for each in together) <= IMAGES
+    return not running or sum(turn.images for turn in running) + len(group) * group.batch_size <= IMAGES
 
 
 @contextlib.contextmanager
