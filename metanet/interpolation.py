@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from metanet.arch.check import copied
 
 StateDict = Mapping[str, Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]  # (inputs, labels)
@@ -53,7 +54,7 @@ def line(
     """
     if points < 2 or not batches:
         raise ValueError(f"a line needs two points and a batch at least, found {points} and {len(batches)}")
-    net = copy.deepcopy(module).eval()
+    net = copied(module).eval()
     places = tuple(i / (points - 1) for i in range(points))
     loss, accuracy = [], []
     for place in places:
@@ -68,7 +69,7 @@ def line(
 
 def reset_statistics(module: nn.Module, state_dict: StateDict, batches: Sequence[Tensor]) -> dict[str, Tensor]:
     """The state_dict with running statistics measured anew, every batch counting alike; the module is not changed."""
-    net = copy.deepcopy(module).eval()
+    net = copied(module).eval()
     net.load_state_dict(state_dict)
     for layer in net.modules():
         if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:

@@ -61,3 +61,13 @@ def test_a_line_without_points_or_batches_is_refused():
         line(net(), state, state, some_batches(), points=1)
     with pytest.raises(ValueError, match="found 11 and 0"):
         line(net(), state, state, [])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_net_that_holds_a_computed_weight_has_a_line():
+    torch.manual_seed(0)
+    a, b = (nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4)), nn.Linear(4, 2)).double() for _ in range(2))
+    a(some_batches()[0][0])  # the old weight norm holds what it computed, which torch cannot copy
+    found = line(a, a.state_dict(), b.state_dict(), some_batches(), points=2)
+    loss = sum(F.cross_entropy(b(x), y, reduction="sum").item() for x, y in some_batches()) / 24
+    assert found.loss[1] == pytest.approx(loss, rel=1e-12)

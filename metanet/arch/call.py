@@ -23,7 +23,7 @@ from metanet.arch.template import Block, Link, Operation
 from metanet.arch.turning import turning
 from metanet.arch.value import Entry, SpaceDraft, Value, draft_of
 
-Rule = Callable[["Call"], "Value | Tensor | list[Value | Tensor] | list[Value] | list[Callable[[], Value]]"]
+Rule = Callable[["Call"], "Value | Tensor | list[Value | Tensor] | list[Value] | list[Callable[[], Value]] | None"]
 Example = tuple[tuple[int, ...], Callable[[], Callable[[Tensor], Tensor]]]
 
 
@@ -216,14 +216,6 @@ class Call:
             if math.prod(entry.shape) > 1 and math.prod(entry.sizes) != draft.type.size:
                 draft.starts[role] = sum(entry.starts)
         return value
-
-    def bias(self, value: Value, axis: int) -> Value:
-        """The value after the argument "bias", if there is one, is added to its channels."""
-        if self.arguments["bias"] is None:
-            return value
-        bias = self.entry("bias")
-        self.equate(self.axis(bias, 0), self.channels(value, axis))
-        return self.operate(self.vector(value, axis, {"bias": bias}), "bias")
 
     def block(self, block: Block, source: Value, target: Value) -> None:
         """A weight tensor as edges between two spaces; the block's own `source` and `target` are filled in later."""

@@ -88,7 +88,7 @@ def prune_keys(scopes: Sequence[Scope]) -> None:
     resolved = [tuple(resolve(one) for one in scope) for scope in scopes]
     factors = [f for f in factors_of(one for scope in resolved for one in scope) if not f.fixed]
     for factor in factors:
-        factor.keys = resolved_keys(factor)
+        factor.keys = resolved_keys(factor) if factor.size > 1 else []  # nothing moves along one position
     for scope in resolved:
         for k, one in enumerate(scope):
             for segment in one.segments:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,13 +34,25 @@ def decomposed(node: Node) -> fx.GraphModule | None:
 
     table = {target: decomposition_table[target]} if target in decomposition_table else {}
     try:
-        module = make_fx(function, decomposition_table=table, tracing_mode="fake")(*examples)
+        with warnings.catch_warnings(action="ignore"), torch.backends.mkldnn.flags(enabled=False):
+            # without oneDNN, whose kernel for a recurrent layer would be one of the parts
+            module = make_fx(function, decomposition_table=table, tracing_mode="fake")(*examples)
         if writes_into_views(module.graph):  # of the parts: torch cannot do it of the operator itself
             module = make_fx(functionalize(module), tracing_mode="fake")(*examples)
     except Exception:  # whatever stops torch, the operator is then one that has no rule
         return None
+    _leave_out_unread(module.graph, node)
     news = _is_news(module.graph.nodes, target) and not writes_into_views(module.graph)
     return module if news else None
+
+
+def _leave_out_unread(graph: fx.Graph, node: Node) -> None:
+    """Drops the results that no reader of the node takes, and what only they need: which could tie channels."""
+    output = next(reversed(graph.nodes))
+    if isinstance(output.args[0], list | tuple) and all(user.target is operator.getitem for user in node.users):
+        read = {user.args[1] for user in node.users if user.users}
+        output.args = (type(output.args[0])(one if k in read else None for k, one in enumerate(output.args[0])),)
+        graph.eliminate_dead_code()
 
 
 def _example(node: Node) -> Tensor | None:

@@ -116,7 +116,8 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
             "Let the parameter hold real and imaginary parts, and read it by torch.view_as_complex."
         )
     known = module.state_dict(keep_vars=True).items()
-    return {name: tensor for name, tensor in known if tensor.is_floating_point() and tensor.numel()}
+    tensors = ((name, value) for name, value in known if isinstance(value, Tensor))  # quantised modules hold more
+    return {name: tensor for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()}
 
 
 def _export(module: nn.Module, inputs: Inputs) -> ExportedProgram:
@@ -183,7 +184,8 @@ def _tied(state: Mapping[str, Tensor]) -> dict[str, str]:
 def _eval_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode for the export, without torch's fused attention; every submodule gets its own flag back."""
     before, fast = {child: child.training for child in module.modules()}, torch.backends.mha.get_fastpath_enabled()
-    module.eval()
+    with contextlib.suppress(NotImplementedError):  # of an exported program, which has no modes
+        module.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield

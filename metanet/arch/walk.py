@@ -149,7 +149,8 @@ class Walk:
                 self._keep_experts(node, done, call)
                 return
             call = done
-        value = rule(call) if rule is not None else self._in_parts(node, origin, call)
+        value = rule(call) if rule is not None else None
+        value = self._in_parts(node, origin, call) if value is None else value
         if isinstance(value, Value):
             if len(value.axes) < len(call.shape):  # a tensor of one number was taken for the number, which has no axes
                 value = replace(value, axes=expand(value.axes, call.shape))

@@ -1,8 +1,9 @@
 """Operator rules, one family per file, found by being in this folder.
 
 A file defines `RULES`: a mapping from an ATen operator ("aten.conv2d", all overloads) to a function of a `Call`, which
-returns the output's `Value`, or a list of values (or of functions that make them where they are read); the in-place
-form ("aten.relu_") uses the same rule. A rule raises `call.unsupported(why)` for every use that it does not know.
+returns the output's `Value`, or a list of values (or of functions that make them where they are read); None leaves the
+call to the rules of the smaller operators that torch makes of it. The in-place form ("aten.relu_") uses the same rule.
+A rule raises `call.unsupported(why)` for every use that it does not know.
 
 `OPERATIONS` maps each kind of operation that the rules of the file write on a space to the names of its attributes; the
 graph gives each of them columns of its own (metanet/views/codes.py).

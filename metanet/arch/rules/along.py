@@ -1,6 +1,6 @@
 """Functions along one axis of positions that few networks use: one kind, whose table names it and its numbers.
 
-Channels on such an axis become fixed positions.
+Channels on such an axis become fixed positions, unless their order changes nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from metanet.arch.call import Call, Example, Rule
 from metanet.arch.layout import Dim
-from metanet.arch.rules.ranking import laid
+from metanet.arch.rules.ranking import carries, laid, of_channels
 from metanet.arch.value import Value
 
 
-def along(call: Call, x: Value, dim: int, name: str, count: int) -> Value:
-    """The function of this name along an axis, on which `count` numbers are left."""
+def along(call: Call, x: Value, dim: int, name: str, count: int, ordered: bool = True) -> Value:
+    """The function of this name along an axis, on which `count` numbers are left; of a set, if they are not ordered."""
     dim %= len(x.axes)
+    if not ordered and carries(call, x, dim):
+        return of_channels(call, x, dim, "along", count, axes=(), table=name)
     x = laid(call, x, [dim])
     if len(x.axes[dim]) > 1:
         x = call.settled(x)
@@ -49,15 +51,15 @@ def _running(name: str) -> Rule:
 
 def _picked(name: str) -> Rule:
     def picked(call: Call) -> Value | list[Callable[[], Value]]:
-        """aten.median(self, dim, keepdim), nanmedian, kthvalue(self, k, dim, keepdim): a number, its place."""
+        """aten.median(self, dim, keepdim), nanmedian, mode, kthvalue(self, k, dim, keepdim): a number, its place."""
         x = replace(call.activation("self"), shared=True)
         if "dim" not in call.arguments:
             flat = replace(x, axes=(tuple(dim for row in x.axes for dim in row),))
-            return replace(along(call, flat, 0, name, 1), axes=())
+            return replace(along(call, flat, 0, name, 1, ordered=False), axes=())
         dim, text = call["dim"] % len(x.axes), f"{name} {call.arguments.get('k', '')}"
 
         def part(kind: str) -> Value:
-            y = along(call, x, dim, f"{text}{kind}", 1)
+            y = along(call, x, dim, f"{text}{kind}", 1, ordered=bool(kind))
             return y if call["keepdim"] else replace(y, axes=y.axes[:dim] + y.axes[dim + 1 :])
 
         return [lambda: part(""), lambda: part(" places")]
@@ -69,7 +71,7 @@ def histogram(call: Call) -> Value:
     """aten.histc(self, bins, min, max): how many of all numbers lie in each bin."""
     x, count = call.activation("self"), call["bins"]
     flat = replace(x, axes=(tuple(dim for row in x.axes for dim in row),))
-    return along(call, flat, 0, f"histc {count} {call.number('min')} {call.number('max')}", count)
+    return along(call, flat, 0, f"histc {count} {call.number('min')} {call.number('max')}", count, False)
 
 
 def _quantile(x: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def _quantile(x: Tensor) -> Tensor:
 RULES: dict[str, Rule] = {
     "aten.cumprod": cumprod,
     **{f"aten.{name}": _running(name) for name in ("cummax", "cummin")},
-    **{f"aten.{name}": _picked(name) for name in ("median", "nanmedian", "kthvalue")},
+    **{f"aten.{name}": _picked(name) for name in ("median", "nanmedian", "mode", "kthvalue")},
     "aten.histc": histogram,
 }
 OPERATIONS = {"along": ("axes", "table")}
@@ -92,7 +94,7 @@ EXAMPLES: dict[str, Example] = {
     },
     **{
         f"aten.{name}": ((4, 5), partial(lambda name: lambda x: torch.mul(*getattr(x, name)(2)), name))
-        for name in ("median", "nanmedian")
+        for name in ("median", "nanmedian", "mode")
     },
     "aten.kthvalue": ((4, 5), lambda: _quantile),
     "aten.histc": ((4, 5), lambda: lambda x: x * torch.histc(x.mean(1), 3, -1, 1)[:1]),

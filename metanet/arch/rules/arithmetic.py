@@ -110,7 +110,13 @@ def _meeting_axis(call: Call, x: Value, entry: Value) -> int | None:
     rank = len(x.axes)
     carrying = [axis for axis in range(rank) if x.carries(axis)]
     held = [axis + rank - len(entry.axes) for axis, dims in enumerate(entry.axes) if dims]
-    if len(held) > 1 or len(carrying) > 1 or len(entry.axes) > rank or any(d.axis == REPEAT for r in x.axes for d in r):
+    if (
+        not rank
+        or len(held) > 1
+        or len(carrying) > 1
+        or len(entry.axes) > rank
+        or any(d.axis == REPEAT for r in x.axes for d in r)
+    ):
         return None
     if not held:
         return (carrying or [rank - 1])[0] if all(size == 1 for size in entry.sizes) else None

@@ -13,6 +13,7 @@ from metanet.arch.call import Call
 from metanet.arch.layout import Dim, extent
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.rules.linear import biased, product
+from metanet.arch.rules.normalisation import unsqueezed
 from metanet.arch.rules.windows import convolved, convolved_back
 from metanet.arch.template import Block
 from metanet.arch.value import Value
@@ -42,13 +43,13 @@ def convolution(call: Call) -> Value:
         call.equate(inner, axis(members))
     else:
         call.equate(into, inner)
-    letters = " ".join(LETTERS[: len(weight.shape) - 2])
+    letters = _letters(weight)
     return _written(call, x, out, inner, "conv", f"o i {letters} -> o i ({letters})", {}, ())
 
 
 def _is_kernel(weight: Value | Tensor) -> bool:
-    """Whether it is a parameter, or a range of each of its axes."""
-    if not isinstance(weight, Value) or weight.entry is None:
+    """Whether it is a parameter, or a range of each of its axes; axes of size 1 may lack, or stand behind them."""
+    if not isinstance(weight, Value) or weight.entry is None or len(weight.sizes) < 2:
         return False
     return all(row in ((Dim(axis, 1, extent(row)),), ()) for axis, row in enumerate(weight.axes))
 
@@ -56,9 +57,12 @@ def _is_kernel(weight: Value | Tensor) -> bool:
 def _per_channel(call: Call, y: Value) -> Value:
     """y plus the bias, if there is one, which may be computed too."""
     bias = call["bias"]
-    if bias is None:
-        return y
-    return join(call, "add", y, replace(bias, axes=(bias.axes[0], *[()] * (len(y.axes) - 2))))
+    return y if bias is None else join(call, "add", y, unsqueezed(bias, len(y.axes) - 2))
+
+
+def _letters(weight: Value) -> str:
+    """Names of the axes of the entry's own kernel."""
+    return " ".join(LETTERS[: len(weight.sizes) - 2])
 
 
 def _is_pointwise(call: Call) -> bool:
@@ -90,7 +94,7 @@ def transposed(call: Call) -> Value:
         call.equate(inner, axis(group, members))
         call.equate(out, axis(outputs))
         out = axis(group, outputs)
-    letters = " ".join(LETTERS[: len(weight.shape) - 2])
+    letters = _letters(weight)
     pattern = f"(g i) o {letters} -> (g o) i ({letters})"
     return _written(call, x, out, inner, "conv_transpose", pattern, {"g": groups}, ("output_padding",))
 
@@ -105,12 +109,8 @@ def _written(
     call: Call, x: Value, out: Axis, inner: Axis, kind: str, pattern: str, sizes: dict[str, int], more: tuple[str, ...]
 ) -> Value:
     weight = call.entry("weight")
-    if any(row not in ((Dim(axis, 1, extent(row)),), ()) for axis, row in enumerate(weight.axes)):
-        raise call.unsupported(
-            "there is a rule for a parameter as the kernel, or for a range of each of its axes, only"
-        )
-    slices = tuple((start, start + size) for start, size in zip(weight.starts, weight.shape, strict=True))
-    kernel = weight.shape[2:]
+    kernel, own = weight.shape[2:], (*weight.shape, *[1] * len(weight.sizes))[: len(weight.sizes)]
+    slices = tuple((start, start + size) for start, size in zip(weight.starts, own, strict=True))
     call.pin(*(call.axis(weight, 2 + k) for k in range(len(kernel))))
     y = call.write(out, channel=1)
     call.scope(out, inner)
@@ -131,10 +131,10 @@ def _written(
         axes=sizes,
         groups=call["groups"],
         attributes=attributes,
-        slices=slices if weight.shape != weight.sizes else (),
+        slices=slices if own != weight.sizes else (),
     )
     call.block(block, x, y)
-    return call.bias(y, 1)
+    return _per_channel(call, y)
 
 
 def _padding(padding: str | list[int], kernel: tuple[int, ...], dilation: list[int]) -> tuple[int, ...]:

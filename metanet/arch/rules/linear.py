@@ -30,7 +30,9 @@ def _is_zero(value: Value | Tensor) -> bool:
 
 
 def _expanded(bias: Value | Tensor, shape: Sequence[int]) -> Value | Tensor:
-    return bias.expand(*shape) if isinstance(bias, Tensor) else replace(bias, axes=expand(bias.axes, shape))
+    if isinstance(bias, Tensor):
+        return bias.expand(*shape)
+    return replace(bias, axes=expand(bias.axes, shape), storage=None)
 
 
 def addmm(call: Call) -> Value | Tensor:
@@ -63,7 +65,8 @@ def _swapped(matrix: Value | Tensor) -> Value | Tensor:
 
 def matrices(call: Call, left: Value | Tensor, right: Value | Tensor) -> Value:
     """left @ right; a matrix of parameters on the right is a layer."""
-    if isinstance(right, Value) and isinstance(right.home, Entry) and len(right.axes) == 2:
+    is_layer = isinstance(right, Value) and isinstance(right.home, Entry) and len(right.axes) == 2
+    if is_layer and not _is_weight(left):
         return product(call, call.active(left), replace(right, axes=right.axes[::-1]), call.shape)
     ranks = [len(one.shape) for one in (left, right)]
     batch = "abcdefgh"[: max(*ranks, 2) - 2]
@@ -71,6 +74,13 @@ def matrices(call: Call, left: Value | Tensor, right: Value | Tensor) -> Value:
     second = batch[len(batch) - ranks[1] + 2 :] + "kj" if ranks[1] > 1 else "k"
     out = batch + "i" * (ranks[0] > 1) + "j" * (ranks[1] > 1)
     return combine(call, ["matmul", "matmul_right"], [left, right], [first, second], out)
+
+
+def _is_weight(value: Value | Tensor) -> bool:
+    """Whether it is a matrix of parameters, or a function of them: the product of two makes a weight, of low rank."""
+    if not isinstance(value, Value) or len(value.axes) != 2:
+        return False
+    return isinstance(value.home, Entry) or (value.home.entry is not None and value.home.undecided is not None)
 
 
 def biased(call: Call, y: Value, bias: Value | Tensor) -> Value:

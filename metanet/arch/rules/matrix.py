@@ -23,7 +23,8 @@ from metanet.arch.value import Entry, Value
 # operator -> its arguments that shape the result, and how many results it has
 OF_ONE: dict[str, tuple[tuple[str, ...], int]] = {
     **dict.fromkeys(("matrix_exp", "linalg_matrix_exp", "linalg_inv", "inverse", "linalg_det"), ((), 1)),
-    **dict.fromkeys(("linalg_slogdet", "linalg_eigh"), ((), 2)),
+    **dict.fromkeys(("det", "logdet"), ((), 1)),
+    **dict.fromkeys(("linalg_slogdet", "slogdet", "linalg_eigh"), ((), 2)),
     **dict.fromkeys(("linalg_eigvalsh", "linalg_cholesky"), ((), 1)),
     "linalg_qr": (("mode",), 2),
     "linalg_svd": (("full_matrices",), 3),

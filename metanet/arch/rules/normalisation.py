@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metanet.arch import layout
-from metanet.arch.call import Call
+from metanet.arch.call import Call, Rule
 from metanet.arch.combine import combine
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value
@@ -60,16 +60,7 @@ def instance_norm(call: Call) -> Value:
 
 def layer_norm(call: Call) -> Value:
     """aten.layer_norm(input [..., channels], normalized_shape, weight, bias, eps)."""
-    if computed := [name for name in AFFINE if call[name] is not None and not _is_entry(call[name])]:
-        plain = layer_norm(replace(call, arguments={**call.arguments, **dict.fromkeys(computed)}))
-        for name in computed:  # as in a norm whose weight counts from one
-            plain = join(call, {"weight": "mul", "bias": "add"}[name], plain, call[name])
-        return plain
     return _over_channels(call, "layer_norm", AFFINE, eps=call["eps"])
-
-
-def _is_entry(value: Value | Tensor) -> bool:
-    return isinstance(value, Value) and value.entry is not None
 
 
 def rms_norm(call: Call) -> Value:
@@ -89,6 +80,36 @@ def group_norm(call: Call) -> Value:
     else:
         call.scope()  # the statistics belong to no channel
     return call.operate(_affine(call, x, 1, AFFINE), "group_norm", num_groups=groups, eps=call["eps"])
+
+
+def _in_parts(norm: Callable[[Call], Value], channel: int | None = None) -> Rule:
+    """The norm, whose scale and shift may be computed (from one on, by a hypernetwork): then they are joined to it.
+
+    They belong to axis `channel`, by default to the last ones.
+    """
+
+    def rule(call: Call) -> Value:
+        given = [name for name in AFFINE if call.arguments.get(name) is not None]
+        first = next((k for k, name in enumerate(given) if not _is_entry(call[name])), len(given))
+        later = given[first:]  # a shift comes after the scale, whatever it is
+        y = norm(replace(call, arguments={**call.arguments, **dict.fromkeys(later)}) if later else call)
+        for name in later:
+            value = call[name] if channel is None else unsqueezed(call[name], len(y.axes) - channel - 1)
+            y = join(call, {"weight": "mul", "bias": "add"}[name], y, value)
+        return y
+
+    return rule
+
+
+def _is_entry(value: Value | Tensor) -> bool:
+    return isinstance(value, Value) and value.entry is not None
+
+
+def unsqueezed(value: Value | Tensor, times: int) -> Value | Tensor:
+    """The value with axes of size 1 behind its own."""
+    if isinstance(value, Tensor):
+        return value.reshape(*value.shape, *[1] * times)
+    return replace(value, axes=(*value.axes, *[()] * times))
 
 
 def within(call: Call, x: Value, axes: Sequence[int]) -> Value:
@@ -181,12 +202,12 @@ class _Written(nn.Module):
 
 
 RULES = {
-    "aten.batch_norm": batch_norm,
+    "aten.batch_norm": _in_parts(batch_norm, 1),
     "aten._native_batch_norm_legit_no_training": _by_statistics,
-    "aten.instance_norm": instance_norm,
-    "aten.layer_norm": layer_norm,
-    "aten.rms_norm": rms_norm,
-    "aten.group_norm": group_norm,
+    "aten.instance_norm": _in_parts(instance_norm, 1),
+    "aten.layer_norm": _in_parts(layer_norm),
+    "aten.rms_norm": _in_parts(rms_norm),
+    "aten.group_norm": _in_parts(group_norm, 1),
 }
 OPERATIONS = {
     "batch_norm": ("eps",),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metanet.arch import layout
 from metanet.arch.axes import Axis, concatenate, fixed, free, renumber
 from metanet.arch.call import Call
-from metanet.arch.layout import Dim, Misaligned
+from metanet.arch.layout import REPEAT, Dim, Misaligned
 from metanet.arch.rules.arithmetic import join
 from metanet.arch.value import Value, draft_of
 
@@ -66,20 +66,18 @@ def unbind(call: Call) -> list[Value]:
 
 def flip(call: Call) -> Value:
     """aten.flip(self, dims): the places of axes in reverse order."""
-    return reversed_along(call, call.activation("self"), call["dims"])
+    return reversed_along(call.activation("self"), call["dims"])
 
 
-def reversed_along(call: Call, x: Value, dims: Sequence[int]) -> Value:
+def reversed_along(x: Value, dims: Sequence[int]) -> Value:
     """The places of axes in reverse order: a view of the same space."""
     for given in dims:
-        dim = given % len(x.axes)
-        if len(x.axes[dim]) > 1:
-            x = call.settled(x)
-        for one in x.axes[dim]:
-            starts = list(x.starts)
+        dim, starts = given % len(x.axes), list(x.starts)
+        walks = [one for one in x.axes[dim] if one.axis != REPEAT]
+        for one in walks:
             starts[one.axis] += one.stride * (one.size - 1)
-            row = (Dim(one.axis, -one.stride, one.size),)
-            x = replace(x, axes=(*x.axes[:dim], row, *x.axes[dim + 1 :]), starts=tuple(starts))
+        row = tuple(Dim(one.axis, -one.stride, one.size) if one in walks else one for one in x.axes[dim])
+        x = replace(x, axes=(*x.axes[:dim], row, *x.axes[dim + 1 :]), starts=tuple(starts))
     return x
 
 

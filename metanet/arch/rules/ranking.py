@@ -1,26 +1,32 @@
-"""The largest numbers along an axis, and where they stand. Channels there become fixed positions."""
+"""The largest numbers along an axis, and where they stand.
+
+The numbers in their order are the same whichever way channels stand, so these stay free; their places name channels,
+which become fixed positions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from metanet.arch.call import Call, Example, Rule
+from metanet.arch.combine import combine
 from metanet.arch.layout import Dim
 from metanet.arch.value import Value
 
 ATTRIBUTES = ("axes", "count", "largest")
 
 
-def topk(call: Call) -> list[Value]:
+def topk(call: Call) -> list[Callable[[], Value]]:
     """aten.topk(self, k, dim, largest, sorted): the largest in their order, and their places."""
     return _both(call, call["dim"], call["k"], call["largest"])
 
 
-def sort(call: Call) -> list[Value]:
+def sort(call: Call) -> list[Callable[[], Value]]:
     """aten.sort(self, dim, descending): all, and their places; equal numbers in the order of their places."""
     dim = call["dim"]
     return _both(call, dim, call["self"].shape[dim], call["descending"])
@@ -32,9 +38,40 @@ def argsort(call: Call) -> Value:
     return ranked(call, call.activation("self"), dim, call["self"].shape[dim], call["descending"], "topk_places")
 
 
-def _both(call: Call, dim: int, count: int, largest: bool) -> list[Value]:
+def _both(call: Call, dim: int, count: int, largest: bool) -> list[Callable[[], Value]]:
     x = replace(call.activation("self"), shared=True)
-    return [ranked(call, x, dim, count, largest, kind) for kind in ("topk", "topk_places")]
+    return [
+        lambda: _in_order(call, x, dim % len(x.axes), count, largest),
+        lambda: ranked(call, x, dim, count, largest, "topk_places"),
+    ]
+
+
+def _in_order(call: Call, x: Value, dim: int, count: int, largest: bool) -> Value:
+    """The `count` largest (or smallest) numbers along an axis."""
+    if not carries(call, x, dim):
+        return ranked(call, x, dim, count, largest, "topk")
+    return of_channels(call, x, dim, "ranked", count, largest=bool(largest), count=count)
+
+
+def carries(call: Call, x: Value, dim: int) -> bool:
+    """Whether there are channels on an axis."""
+    call.decide(x, [])
+    return x.carries(dim)
+
+
+def of_channels(call: Call, x: Value, dim: int, kind: str, places: int, **attributes: Any) -> Value:
+    """A function of the numbers along an axis that no order of its channels changes: `places` positions in its place.
+
+    All of the channels are linked to the node that holds them.
+    """
+    if not all(x.is_node(one) for one in x.axes[dim]):
+        x = call.flattened(x, dim)
+    letters = "abcdefghijklmnop"[: len(x.axes)]
+    y = combine(call, ["ranked"], [x], [letters], letters.replace(letters[dim], ""))
+    y = call.operate(y, kind, **attributes)
+    row = (Dim(len(y.sizes), 1, places),) if places > 1 else ()
+    axes = (*y.axes[:dim], row, *y.axes[dim:])
+    return replace(y, axes=axes, sizes=(*y.sizes, places), starts=(*y.starts, 0), written=y.nodes)
 
 
 def _extreme(largest: bool) -> Rule:
@@ -88,8 +125,8 @@ RULES: dict[str, Rule] = {
     "aten.argmax": _extreme(True),
     "aten.argmin": _extreme(False),
 }
-OPERATIONS = {"topk": ATTRIBUTES, "topk_places": ATTRIBUTES}
-LINKS = ()
+OPERATIONS = {"topk": ATTRIBUTES, "topk_places": ATTRIBUTES, "ranked": ATTRIBUTES[1:]}
+LINKS = ("ranked",)
 EXAMPLES: dict[str, Example] = {
     "aten.topk": ((4, 5), lambda: lambda x: x.topk(2, 2)[0] + x.topk(2, 2, largest=False)[1]),
     "aten.sort": ((4, 5), lambda: lambda x: x.sort(2)[0] + x.sort(2, descending=True)[1]),

@@ -22,15 +22,14 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 def _rule(kind: str) -> Rule:
-    def recurrent(call: Call) -> list[Callable[[], Value]]:
+    def recurrent(call: Call) -> list[Callable[[], Value]] | None:
         """aten.KIND(input [*, *, in], hx, params, has_biases, num_layers, ..., bidirectional, batch_first)."""
-        x = call.activation("input")
-        if len(x.axes) != 3:
-            raise call.unsupported("there is a rule for an input of three axes only")
-        x = call.alone(x, 2)
+        initial = call["hx"] if isinstance(call["hx"], list) else [call["hx"]]
+        if not all(map(_is_entry, call["params"])) or any(isinstance(one, Tensor) and one.any() for one in initial):
+            return None  # step by step, as torch itself does it: a weight or a first state is computed
+        x = call.alone(call.activation("input"), 2)
         directions = 1 + call["bidirectional"]
         per_cell = len(call["params"]) // (call["num_layers"] * directions)
-        initial = call["hx"] if isinstance(call["hx"], list) else [call["hx"]]
         states: list[_State] = []
         for layer in range(call["num_layers"]):
             row = []
@@ -48,6 +47,10 @@ def _rule(kind: str) -> Rule:
         return [lambda: x, *last]
 
     return recurrent
+
+
+def _is_entry(value: Value | Tensor) -> bool:
+    return isinstance(value, Value) and value.entry is not None
 
 
 def _part(call: Call, initial: Value | Tensor, number: int) -> Value | Tensor:
@@ -97,9 +100,7 @@ def _cell(
 
 def _start(call: Call, name: str, initial: Value | Tensor, before: Value) -> None:
     if isinstance(initial, Tensor):
-        if bool((initial != 0).any()):
-            raise call.unsupported("there is no rule for a first state that the code fixes, other than zeros")
-        return
+        return  # zeros
     call.equate(call.channels(initial, 1), draft_of(before).type)
     initial = call.ordered(initial)
     call.link(name, initial, before, attributes={"layout": initial.layout(initial.axes[:1])})

@@ -60,13 +60,10 @@ def reshape(call: Call) -> Value | torch.Tensor:
 
 
 def _rearranged(call: Call, x: Value) -> Value:
-    """The settled value, whose positions are cut where they do not divide, while its nodes stay as they are."""
-    nodes, ends = [axis for axis in range(len(x.axes)) if x.carries(axis)], _ends(call.shape)
-    if not {end // size for axis in nodes for end in (_ends(x.shape)[axis],) for size in (1, x.shape[axis])} <= {
-        1,
-        *ends,
-    }:
-        raise call.unsupported(f"it cuts channels where they do not divide, shape {x.shape} to {call.shape}")
+    """The settled value, whose positions are cut where they do not divide, while nodes that are not cut stay."""
+    ends = _ends(call.shape)
+    nodes = [axis for axis in range(len(x.axes)) if x.carries(axis) and _is_whole(x.shape, axis, ends)]
+    x = call.turned(x, nodes)  # channels that are cut where they do not divide are fixed positions
     sizes: list[int] = []
     written: list[int] = []
     start = 1
@@ -84,6 +81,12 @@ def _rearranged(call: Call, x: Value) -> Value:
     y = call.operate(x, "reshape", table=f"{before} {after}")
     y = replace(y, sizes=tuple(sizes), axes=layout.whole(sizes), starts=(0,) * len(sizes), written=tuple(written))
     return replace(y, axes=layout.reshape(y.axes, call.shape))
+
+
+def _is_whole(shape: Sequence[int], axis: int, ends: Sequence[int]) -> bool:
+    """Whether an axis begins and ends where others do, after the products `ends` of their sizes."""
+    end = _ends(shape)[axis]
+    return {end, end // shape[axis]} <= {1, *ends}
 
 
 def _ends(shape: Sequence[int]) -> list[int]:

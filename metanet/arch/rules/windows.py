@@ -96,7 +96,7 @@ def convolved_back(call: Call, x: Value, kernel: Value | Tensor) -> Value:
     ends = [(step * (count - 1) - cut, step * (count - 1) - cut + behind) for count, step, cut, behind in more]
     x = padded(call, x, [side for each in ends for side in each])
     dims = list(range(2, 2 + len(size)))
-    kernel = kernel.flip(dims) if isinstance(kernel, Tensor) else reversed_along(call, kernel, dims)
+    kernel = kernel.flip(dims) if isinstance(kernel, Tensor) else reversed_along(kernel, dims)
     return _weighed(call, x, kernel, "io", [1] * len(size))
 
 
