@@ -1,12 +1,14 @@
 """The machine: its limits (for benchmarks), its description (for tables), and the allocator's start-up setting."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import re
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -69,6 +71,34 @@ def memory_kills() -> int:
 def num_cores() -> int:
     """Those that this process may use; macOS does not say, and gives all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[int]:
+    """Every operator on the one thread that calls it; the number of threads that torch had is given, and comes back.
+
+    torch gives an operator to all of its threads, and each waits for the slowest: where others work on the machine too
+    that takes many times as long as one thread does.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
+
+
+def side_by_side(tasks: Sequence[Callable[[], object]], threads: int) -> None:
+    """Runs tasks that write apart from each other and need no gradient, each on one of some new threads."""
+    inference = torch.is_inference_mode_enabled()
+
+    def run(task: Callable[[], object]) -> None:
+        with torch.no_grad(), torch.inference_mode(inference):  # a thread begins with modes of its own
+            task()
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(run, task) for task in tasks]:
+            done.result()
 
 
 def peak_bytes(device: str = "cpu") -> int:

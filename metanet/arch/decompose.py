@@ -50,7 +50,7 @@ def _leave_out_unread(graph: fx.Graph, node: Node) -> None:
     """Drops the results that no reader of the node takes, and what only they need: which could tie channels."""
     output = next(reversed(graph.nodes))
     if isinstance(output.args[0], list | tuple) and all(user.target is operator.getitem for user in node.users):
-        read = {user.args[1] for user in node.users if user.users}
+        read = [user.args[1] for user in node.users if user.users]
         output.args = (type(output.args[0])(one if k in read else None for k, one in enumerate(output.args[0])),)
         graph.eliminate_dead_code()
 

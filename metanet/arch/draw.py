@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metanet.arch.draw_fold import Fold, folds
@@ -110,9 +110,11 @@ def picture(template: Template, title: str, fold: Fold | None = None) -> Picture
     widths = [max(CHARACTER * max(map(len, text[1:3])) + 28, 70.0) for text in texts]
     edges = list(fold.joins)
     labels = [band_texts(fold.joins[edge])[0] for edge in edges]
+    meeting = Counter(target for _, target in edges)
     beside = [0.0] * len(widths)  # the labels of the bands that end here stand right of them
     for (_, target), label in zip(edges, labels, strict=True):
-        beside[target] = max(beside[target], 24 + 0.92 * CHARACTER * len(label))
+        spread = 0.4 * widths[target] * (meeting[target] > 1)
+        beside[target] = max(beside[target], 24 + spread + 0.92 * CHARACTER * len(label))
     halves = [width / 2 for width in widths]
     places = place(halves, [max(pair) for pair in zip(halves, beside, strict=True)], edges)
 
@@ -127,6 +129,7 @@ def picture(template: Template, title: str, fold: Fold | None = None) -> Picture
     for edge, passing, (start, end) in zip(edges, places.passing, ports, strict=True):
         through = [(MARGIN + x, top + PITCH * row) for x, row in passing]
         bands.append(_band(edge, fold.joins[edge], boxes, start, through, end, alone=heavy[edge[1]] == 1))
+    bands = [_beside_all(band, [other for other in bands if other.target == band.target]) for band in bands]
     heading = max(MARGIN + CHARACTER * len(text) for text in (*lines, title + title[: len(title) // 3]))
     right = max([heading, *(box.x + box.width / 2 for box in boxes), *map(_right_end, bands)])
     bottom = max(box.y for box in boxes) + BOX_HEIGHT
@@ -185,6 +188,27 @@ def _band(
         label_at = (end + thickness / 2 + 6, target.y - (14 if stops[-2][0] != end else 29))
     kind = blocks[0].kind if blocks else "link"
     return Band(*edge, tuple(curve), thickness, kind, label, label_at, facts)
+
+
+def _beside_all(band: Band, meeting: list[Band]) -> Band:
+    """The band, whose label stands right of those of `meeting`, all that end at its box, that would run through it."""
+    x, y = band.label_at
+    width = 0.92 * CHARACTER * len(band.label)
+    for other in sorted(meeting, key=lambda one: one.curve[-1]):
+        half, crossing = other.thickness / 2, _crossing(other, y)
+        if x - 6 - half < crossing < x + width + half:
+            x = crossing + half + 6
+    return replace(band, label_at=(x, y))
+
+
+def _crossing(band: Band, y: float) -> float:
+    """The x at which the last piece of a band comes by height y, or its end if it begins below."""
+    first, _, _, last = band.curve[-4:]
+    for step in range(33):
+        t = step / 32
+        if first[1] + (last[1] - first[1]) * (1.5 * t * (1 - t) + t**3) >= y:
+            return first[0] + (last[0] - first[0]) * (3 * t**2 - 2 * t**3)
+    return last[0]
 
 
 def _thickness(joins: list[Block | Link]) -> float:

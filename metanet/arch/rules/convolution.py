@@ -134,7 +134,11 @@ def _written(
         slices=slices if own != weight.sizes else (),
     )
     call.block(block, x, y)
-    return _per_channel(call, y)
+    bias = call["bias"]
+    if not isinstance(bias, Value) or bias.entry is None:
+        return _per_channel(call, y)
+    call.equate(call.axis(bias, 0), call.channels(y, 1))
+    return call.operate(call.vector(y, 1, {"bias": bias}), "bias")
 
 
 def _padding(padding: str | list[int], kernel: tuple[int, ...], dilation: list[int]) -> tuple[int, ...]:

@@ -65,8 +65,7 @@ def _swapped(matrix: Value | Tensor) -> Value | Tensor:
 
 def matrices(call: Call, left: Value | Tensor, right: Value | Tensor) -> Value:
     """left @ right; a matrix of parameters on the right is a layer."""
-    is_layer = isinstance(right, Value) and isinstance(right.home, Entry) and len(right.axes) == 2
-    if is_layer and not _is_weight(left):
+    if isinstance(right, Value) and isinstance(right.home, Entry) and len(right.axes) == 2 and not _is_weight(left):
         return product(call, call.active(left), replace(right, axes=right.axes[::-1]), call.shape)
     ranks = [len(one.shape) for one in (left, right)]
     batch = "abcdefgh"[: max(*ranks, 2) - 2]

@@ -62,8 +62,9 @@ def reshape(call: Call) -> Value | torch.Tensor:
 def _rearranged(call: Call, x: Value) -> Value:
     """The settled value, whose positions are cut where they do not divide, while nodes that are not cut stay."""
     ends = _ends(call.shape)
-    nodes = [axis for axis in range(len(x.axes)) if x.carries(axis) and _is_whole(x.shape, axis, ends)]
-    x = call.turned(x, nodes)  # channels that are cut where they do not divide are fixed positions
+    carrying = [axis for axis in range(len(x.axes)) if x.carries(axis)]
+    nodes = [axis for axis in carrying if _is_whole(x.shape, axis, ends)]
+    x = x if nodes == carrying else call.turned(x, nodes)  # what is cut where it does not divide is fixed positions
     sizes: list[int] = []
     written: list[int] = []
     start = 1
