@@ -195,9 +195,10 @@ def _beside_all(band: Band, meeting: list[Band]) -> Band:
     x, y = band.label_at
     width = 0.92 * CHARACTER * len(band.label)
     for other in sorted(meeting, key=lambda one: one.curve[-1]):
-        half, crossing = other.thickness / 2, _crossing(other, y)
-        if x - 6 - half < crossing < x + width + half:
-            x = crossing + half + 6
+        first, last = sorted((_crossing(other, y - 8), _crossing(other, y + 8)))  # head and foot of the letters
+        reach = other.thickness / 2 * math.hypot(1, (last - first) / 16) + 6
+        if first - reach < x + width and x < last + reach:
+            x = last + reach
     return replace(band, label_at=(x, y))
 
 
