@@ -191,7 +191,12 @@ def _band(
 
 
 def _beside_all(band: Band, meeting: list[Band]) -> Band:
-    """The band, whose label stands right of those of `meeting`, all that end at its box, that would run through it."""
+    """The band, whose label stands right of those of `meeting`, all that end at its box, that would run through it.
+
+    Links are thin: labels of their own may lie on them.
+    """
+    if band.kind == "link":
+        return band
     x, y = band.label_at
     width = 0.92 * CHARACTER * len(band.label)
     for other in sorted(meeting, key=lambda one: one.curve[-1]):

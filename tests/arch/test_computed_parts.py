@@ -97,6 +97,26 @@ class Spline(nn.Module):
 case(5, 4, name="splines")(lambda: nn.Sequential(Spline(3, 5), Spline(5, 4), Spline(4, 2)))
 
 
+@case(4, *[3] * 4, inputs=(of(2, 6, 3),))
+class StateSpace(nn.Module):
+    """S4D: Gu et al. (2022), arXiv:2206.11893; a long kernel of complex states, applied by Fourier transforms."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.steps = nn.Linear(3, 4), nn.Linear(4, 2), nn.Parameter(torch.randn(4))
+        self.decay, self.turn = nn.Parameter(torch.rand(4, 3)), nn.Parameter(torch.randn(4, 3))
+        self.read = nn.Parameter(torch.randn(4, 3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).mT
+        rates = -self.decay.exp() + 1j * self.turn
+        states = rates * self.steps.exp()[:, None]
+        read = torch.view_as_complex(self.read) * (states.exp() - 1) / rates
+        kernel = 2 * torch.einsum("cn,cnl->cl", read, (states[:, :, None] * torch.arange(6)).exp()).real
+        spectra = torch.fft.rfft(x, n=12) * torch.fft.rfft(kernel, n=12)
+        return self.last(F.gelu(torch.fft.irfft(spectra, n=12)[..., :6]).mT)
+
+
 class Hidden(nn.Module):
     """A function of six channels between two layers."""
 
@@ -134,6 +154,29 @@ case(3, 3, 2, name="norm in groups, from its end")(lambda: Hidden(lambda x: F.gr
 @pytest.mark.parametrize("name", CASES)
 def test_the_group_is_as_large_as_counted(name):
     CASES[name].check()
+
+
+class Padded(nn.Module):
+    """Pixels whose channels are last in memory, padded where they are second."""
+
+    def __init__(self, sides: list[int]):
+        super().__init__()
+        self.first, self.last, self.sides = nn.Linear(3, 4), nn.Conv2d(4, 2, 1), sides
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(self.last(F.pad(self.first(x).permute(0, 3, 1, 2), self.sides)), 2)
+
+
+def test_padding_of_a_view_names_the_axes_of_the_view():
+    hashes = []
+    for sides in ([1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]):
+        torch.manual_seed(0)
+        net, x = Padded(sides), torch.randn(1, 5, 5, 3)
+        template = trace(net, x)
+        assert template.symmetry.log10_order == pytest.approx(1.380211, abs=1e-6)
+        assert check_symmetry(template, net, x) <= 1e-10
+        hashes.append(canonical_hash(graph_of(template, net.state_dict())))
+    assert len(set(hashes)) == 4
 
 
 def test_channels_whose_places_are_read_cannot_change_places():

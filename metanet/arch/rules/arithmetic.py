@@ -12,7 +12,7 @@ from metanet.arch.layout import REPEAT
 from metanet.arch.rules.functions import pair
 from metanet.arch.value import Entry, Value, draft_of
 
-Operand = Value | Tensor | int | float
+Operand = Value | Tensor | int | float | complex
 WITH_NUMBER = {
     "add": ("add", "value"),
     "mul": ("mul", "value"),
@@ -90,6 +90,8 @@ def join(call: Call, kind: str, left: Operand, right: Operand) -> Value:
     left = left if isinstance(left, Value) and isinstance(left.home, Entry) else call.active(left)
     if isinstance(left.home, Entry) and isinstance(right, Value):
         left, right = right, left
+    if isinstance(right, complex) or (isinstance(right, Tensor) and right.is_complex()):
+        return combine(call, [kind, kind], [left, torch.as_tensor(right)])
     if not isinstance(right, Value | Tensor) or (isinstance(right, Tensor) and right.numel() == 1):
         number = right.item() if isinstance(right, Tensor) else right
         name, argument = WITH_NUMBER[kind]

@@ -41,7 +41,8 @@ def pad(call: Call) -> Value:
     if len(places) == 1 and x.carries(places[0]) and mode == "constant":
         return _channels(call, x, places[0], ends[places[0]])
     x = call.settled(x)
-    grid = [place for place in x.positions if place or 0 in places]  # the first axis counts samples otherwise
+    grid = [place for place in range(len(x.axes)) if not x.carries(place)]
+    grid = grid if 0 in places or grid[:1] != [0] else grid[1:]  # the first axis counts samples otherwise
     grid = grid[-max(3, len(grid) - grid.index(places[0])) :] if places[0] in grid else grid
     if any(place not in grid for place in places):
         raise call.unsupported("it pads channels together with positions")
