@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -128,7 +128,7 @@ def _assembled(view: Blocked, bidirectional: bool, threads: int) -> Batch:
         at_once = max(1, CHUNK_BYTES // max(1, taps[:1].nbytes))
     weights = [block.flatten(1).split(at_once) for block in view.edges]
     pieces = zip(taps.split(at_once), *weights, strict=True)
-    tasks = [functools.partial(_fill, wires, rows, parts) for rows, *parts in pieces]
+    tasks: list[Callable[[], object]] = [functools.partial(_fill, wires, rows, parts) for rows, *parts in pieces]
     net = torch.arange(nets, device=device)
 
     def counted(numbers: Tensor, per_net: int) -> Tensor:

@@ -90,7 +90,7 @@ def filled(call: Call, x: Value, mask: Tensor, number: float) -> Value:
 
 def choice(call: Call, condition: Value | Tensor, left: Operand, right: Operand) -> Value:
     """`left` where the condition holds, else `right`."""
-    sides = [torch.tensor(float(one)) if isinstance(one, int | float) else one for one in (left, right)]
+    sides = [one if isinstance(one, Value | Tensor) else 1.0 * torch.tensor(one) for one in (left, right)]
     return combine(call, ["condition", "if_true", "if_false"], [condition, *sides])
 
 
