@@ -93,7 +93,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], threads: int) -> None:
     inference = torch.is_inference_mode_enabled()
 
     def run(task: Callable[[], object]) -> None:
-        with torch.no_grad(), torch.inference_mode(inference):  # a thread begins with modes of its own
+        with torch.inference_mode(inference), torch.no_grad():  # a thread begins with modes of its own
             task()
 
     with ThreadPoolExecutor(threads) as pool:

@@ -126,9 +126,11 @@ def _assembled(view: Blocked, bidirectional: bool, threads: int) -> Batch:
     at_once = nets  # on a GPU; a core's cache keeps the taps of fewer nets until they are filled
     if device.type == "cpu":
         at_once = max(1, CHUNK_BYTES // max(1, taps[:1].nbytes))
-    weights = [block.flatten(1).split(at_once) for block in view.edges]
-    pieces = zip(taps.split(at_once), *weights, strict=True)
-    tasks: list[Callable[[], object]] = [functools.partial(_fill, wires, rows, parts) for rows, *parts in pieces]
+    weights = [block.flatten(1) for block in view.edges]
+    pieces = [slice(start, start + at_once) for start in range(0, nets, at_once)]
+    tasks: list[Callable[[], object]] = [
+        functools.partial(_fill, wires, taps[piece], [part[piece] for part in weights]) for piece in pieces
+    ]
     net = torch.arange(nets, device=device)
 
     def counted(numbers: Tensor, per_net: int) -> Tensor:

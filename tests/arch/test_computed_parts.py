@@ -50,7 +50,7 @@ class Kernels(nn.Module):
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.RNNBase], **settings: bool):
         super().__init__()
-        self.layer = parametrizations.weight_norm(kind(3, 4, batch_first=True, **settings), "weight_hh_l0")
+        self.layer = parametrizations.weight_norm(kind(3, 4, batch_first=True, **settings), "weight_hh_l0")  # type: ignore[arg-type]
         self.head = nn.Linear(8 if settings else 4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer, up, down in zip(self.layers, self.ups, self.downs, strict=True):
-            x = F.linear(x, layer.weight + 0.5 * up @ down, layer.bias).tanh()
+            x = F.linear(x, layer.weight + 0.5 * up @ down, layer.bias).tanh()  # type: ignore[arg-type]
         return x
 
 

@@ -205,6 +205,6 @@ def test_labels_of_weights_stand_clear_of_all_bands_that_meet_at_their_box(templ
         x, y = band.label_at
         t = np.linspace(0, 1, 500)[:, None]
         powers = [(1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3]
-        way = sum(power * np.array(point) for power, point in zip(powers, other.curve[-4:], strict=True))
+        way = np.hstack(powers) @ np.array(other.curve[-4:])
         here = way[np.abs(way[:, 1] - y) < 7, 0]
         assert not ((here > x) & (here < x + 6 * len(band.label))).any(), (band.label, other.label)
