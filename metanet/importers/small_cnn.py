@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor
+from einops import rearrange
+from jaxtyping import Float, Int64
 
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parser
@@ -88,7 +87,7 @@ def _nets(
         for side in sorted(set(own.tolist()) - {0}):
             places = start + np.flatnonzero(own == side)
             rows = some if len(places) == len(some) else some.take(places - start)
-            yield Stack(rows, _architecture(layers, side), weights, places, functools.partial(tensors, layers=layers))
+            yield Stack(rows, _architecture(layers, side), weights, places, _layout(layers))
 
 
 def _columns(
@@ -158,21 +157,16 @@ def _image_set(text: str) -> str:
     return images
 
 
-def tensors(rows: Shaped[np.ndarray, "nets numbers"], layers: Layers) -> dict[str, Tensor]:
-    """The state_dicts in rows of weights.npy, stacked."""
-    with np.errstate(over="ignore"):  # to infinity, which is left out as such
-        flat = torch.from_numpy(rows.astype(np.float32, copy=False))
-    found: dict[str, Tensor] = {}
+def _layout(layers: Layers) -> dict[str, Int64[np.ndarray, "..."]]:
+    """Tensor -> the columns of its numbers: torch has kernels as [out, in, height, width] and [out, in]."""
+    found = {}
     for number, layer in enumerate(layers, 1):
         name = f"conv{number}" if number < len(layers) else "head"
         for part, (start, shape) in layer.items():
-            tensor = flat[:, start : start + math.prod(shape)]
-            if part == "kernel":  # three axes in place of five are twice as fast
-                *taps, channels, out = shape
-                tensor = tensor.view(len(flat), math.prod(taps), channels, out).permute(0, 3, 2, 1)
-                shape = (out, channels, *taps)
-            own = tensor.clone(memory_format=torch.contiguous_format)
-            found[f"{name}.{'weight' if part == 'kernel' else 'bias'}"] = own.view(len(flat), *shape)
+            columns = start + np.arange(math.prod(shape)).reshape(shape)
+            if part == "kernel":
+                columns = rearrange(columns, "... channels out -> out channels ...")
+            found[f"{name}.{'weight' if part == 'kernel' else 'bias'}"] = columns
     return found
 
 

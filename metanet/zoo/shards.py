@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -147,20 +148,16 @@ def net_hashes(tensors: Mapping[str, Tensor]) -> list[str]:
     """SHA-256 of each net's own bytes, tensor after tensor in the order of their names."""
     count = len(next(iter(tensors.values())))
     whole = [np.asarray(memory(tensors[name])).reshape(count, -1) for name in sorted(tensors)] if count else []
-    size = sum(part.shape[1] for part in whole)
+    some = max(_SMALL_BYTES // max(sum(part.shape[1] for part in whole), 1), 1)
     hashes: list[str] = []
-    if size > _SMALL_BYTES:
-        for row in range(count):
-            net = hashlib.sha256()
-            for part in whole:
-                net.update(part[row])
-            hashes.append(net.hexdigest())
-        return hashes
-    some = max(_SMALL_BYTES // max(size, 1), 1)
     for start in range(0, count, some):  # side by side: a call for each tensor takes longer than to hash a small one
-        together = np.concatenate([part[start : start + some] for part in whole], axis=1)
-        hashes += [hashlib.sha256(net).hexdigest() for net in together]
+        hashes += row_hashes(np.concatenate([part[start : start + some] for part in whole], axis=1))
     return hashes
+
+
+def row_hashes(rows: UInt8[np.ndarray, "nets bytes"]) -> list[str]:
+    """SHA-256 of each row."""
+    return [hashlib.sha256(row).hexdigest() for row in rows]
 
 
 def tensor_sums(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -54,8 +54,8 @@ def name(arch: Mapping[str, Any]) -> str:
     return _name(_key(arch))
 
 
-def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str, stacked: bool = False) -> dict[str, Tensor]:
-    """The state_dict in the module's order, floating-point tensors in float32; `stacked`: of many nets.
+def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """The state_dict in the module's order, floating-point tensors in float32.
 
     Raises:
         ValueError: a tensor is missing or left over, or has another shape or kind of numbers.
@@ -72,11 +72,9 @@ def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str, stac
     for name, (shape, is_floating) in wanted.items():
         tensor = tensors.get(name)
         if tensor is None:
-            count = next(iter(tensors.values())).shape[:1] if stacked else torch.Size()
-            tensor = torch.zeros(count + shape, dtype=torch.int64)
-        own = tensor.shape[1:] if stacked else tensor.shape
-        if own != shape:
-            raise ValueError(f"{where}: {name}: found the shape {tuple(own)}, expected {tuple(shape)}")
+            tensor = torch.zeros(shape, dtype=torch.int64)
+        if tensor.shape != shape:
+            raise ValueError(f"{where}: {name}: found the shape {tuple(tensor.shape)}, expected {tuple(shape)}")
         if tensor.is_floating_point() != is_floating or tensor.is_complex():
             kind = "floating-point numbers" if is_floating else "whole numbers"
             raise ValueError(f"{where}: {name}: found {tensor.dtype}, expected {kind}")

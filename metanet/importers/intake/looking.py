@@ -9,8 +9,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from metanet.errors import RefusedError
@@ -69,7 +67,7 @@ def look(found: Found, done: set[str]) -> Looked | list[LeftOut]:
             except (ValueError, OSError) as error:
                 return [LeftOut.of(found.where, error)]
             tensors = fitting.fit(tensors, found.arch, found.where)
-            looked = Looked(found, tensors, _not_finite(tensors, stacked=False))
+            looked = Looked(found, tensors, _not_finite({name: tensor[None] for name, tensor in tensors.items()}))
         fitting.name(found.arch)
         return looked
     except ValueError as error:
@@ -105,25 +103,21 @@ def _not_finite_in_stack(stack: Stack) -> dict[int, str]:
     """
     bad: dict[int, str] = {}
     for start, numbers in stack.pieces():
-        rows = np.arange(1 if start == 0 else 0)  # to see whether they fit
-        with np.errstate(over="ignore"):
-            flat = torch.from_numpy(numbers.astype(np.float32, copy=False))
-        if not math.isfinite(flat.sum()):
-            rows = flat.isfinite().all(1).logical_not().nonzero()[:, 0].numpy()
-        if len(rows):
-            tensors = fitting.fit(stack.tensors(numbers[rows]), stack.arch, "these nets", stacked=True)
-            bad |= {start + int(rows[row]): name for row, name in _not_finite(tensors, stacked=True).items()}
+        if start == 0:
+            first = {name: tensor[0] for name, tensor in stack.tensors(numbers[:1]).items()}
+            fitting.fit(first, stack.arch, "these nets")
+        if not math.isfinite(numbers.sum()):  # no value that is not finite can be lost in a sum
+            rows = numbers.isfinite().all(1).logical_not().nonzero()[:, 0]
+            own = _not_finite(stack.tensors(numbers[rows]))
+            bad |= {start + int(rows[row]): name for row, name in own.items()}
     return bad
 
 
-def _not_finite(tensors: Mapping[str, Tensor], stacked: bool) -> dict[int, str]:
-    """Row -> the name of a tensor that is not finite there; tensors that are not stacked are those of row 0."""
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    whole = torch.cat([tensor.reshape(-1) for tensor in floating.values()])
-    if math.isfinite(whole.sum()):  # no value that is not finite can be lost in a sum
-        return {}
+def _not_finite(tensors: Mapping[str, Tensor]) -> dict[int, str]:
+    """Row -> the name of a tensor [rows, *shape] that is not finite there."""
     bad: dict[int, str] = {}
-    for name, tensor in floating.items():
-        rows = (tensor if stacked else tensor[None]).flatten(1).isfinite().all(1)
-        bad = dict.fromkeys(rows.logical_not().nonzero()[:, 0].tolist(), name) | bad
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not math.isfinite(tensor.sum()):
+            rows = tensor.reshape(len(tensor), -1).isfinite().all(1).logical_not().nonzero()[:, 0]
+            bad = dict.fromkeys(rows.tolist(), name) | bad
     return bad

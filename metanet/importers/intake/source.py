@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64, Shaped
+import torch
+from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
 from metanet.errors import RefusedError
 from metanet.importers.intake.folder import release
 
 WHERE = "source.where"
-PIECE_BYTES = 1 << 22  # of a stack that are in memory together
+PIECE_BYTES = 1 << 21  # of weights that are worked on together: they stay in the processor's cache
 
 MOST_DETAIL = 2000  # characters of what is told of a file, which may be the file's own
 
@@ -51,7 +52,7 @@ class Stack:
     arch: Mapping[str, Any]
     numbers: Shaped[np.ndarray, "all numbers"]  # may be mapped from a file
     places: Int64[np.ndarray, " nets"]  # of the nets among its rows, ascending
-    tensors: Callable[[np.ndarray], Mapping[str, Tensor]]  # rows of `numbers` -> [rows, *shape]
+    layout: Mapping[str, Int64[np.ndarray, "..."]]  # tensor -> where each of its numbers stands in a row
 
     def __len__(self) -> int:
         return len(self.places)
@@ -66,14 +67,21 @@ class Stack:
         chosen = np.asarray(rows, np.int64)
         return replace(self, columns=self.columns.take(chosen), places=self.places[chosen])
 
-    def pieces(self) -> Iterator[tuple[int, Shaped[np.ndarray, "rows numbers"]]]:
-        """The nets' numbers, some megabytes at a time, each with the row of its first net; a piece is gone after it."""
-        count = max(PIECE_BYTES // self.numbers[:1].nbytes, 1)
+    def pieces(self) -> Iterator[tuple[int, Float32[Tensor, "rows numbers"]]]:
+        """The nets' numbers, some of them at a time, each with the row of its first net; a piece is gone after it."""
+        numbers = np.asarray(self.numbers)  # a memmap makes another of every slice
+        count = max(PIECE_BYTES // (4 * numbers.shape[1]), 1)
         for start in range(0, len(self), count):
             places = self.places[start : start + count]
             first, end = int(places[0]), int(places[-1]) + 1
-            yield start, self.numbers[first:end] if end - first == len(places) else self.numbers[places]
+            piece = numbers[first:end] if end - first == len(places) else numbers[places]
+            with np.errstate(over="ignore"):  # to infinity, which is left out as such
+                yield start, torch.from_numpy(piece.astype(np.float32, copy=False))
             release(self.numbers, first, end)
+
+    def tensors(self, rows: Float32[Tensor, "rows numbers"]) -> dict[str, Tensor]:
+        """The tensors in rows of numbers, [rows, *shape]."""
+        return {name: rows[:, torch.from_numpy(places)] for name, places in self.layout.items()}
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import UInt8
 
 from metanet.importers.intake import fitting
 from metanet.importers.intake.rows import Lot
@@ -35,37 +36,53 @@ def write(path: Path, arch: Mapping[str, Any], about: Mapping[str, Any], lots: S
     Raises:
         OSError: disk full, no permission, ...
     """
-    count, expected = sum(len(lot.numbers) for lot in lots), fitting.expected(arch)
-    kinds = {name: (DTYPES[floating], (count, *shape)) for name, (shape, floating) in expected.items()}
-    header, starts = shards.header(kinds, about)
+    count, kinds = sum(len(lot.numbers) for lot in lots), _kinds(arch)
+    header, starts = shards.header({name: (dtype, (count, *shape)) for name, (dtype, shape) in kinds.items()}, about)
+    widths = {name: kinds[name][0].itemsize * math.prod(kinds[name][1]) for name in sorted(kinds)}
+    ends = dict(zip(widths, itertools.accumulate(widths.values()), strict=True))
+    some = max(PIECE_BYTES // size(arch), 1)
+    columns = {name: np.empty((min(some, count), width), np.uint8) for name, width in widths.items()}
+    sums = np.zeros(size(arch) // 4, np.uint32)
     hashes: list[str] = []
-    sums: Counter[str] = Counter()
 
     def parts() -> Iterator[tuple[int, bytes | memoryview]]:
         yield 0, header
-        for tensors in _pieces(lots, arch):
-            row = len(hashes)
-            hashes.extend(shards.net_hashes(tensors))
-            sums.update(shards.tensor_sums(tensors))
-            for name, tensor in tensors.items():
-                yield starts[name] + row * (tensor.nbytes // len(tensor)), shards.memory(tensor)
+        for rows in _rows(lots, kinds, some):
+            start = len(hashes)
+            hashes.extend(shards.row_hashes(rows))
+            np.add(sums, rows.view("<u4").sum(0, dtype=np.uint32), out=sums)
+            for name, width in widths.items():
+                own = columns[name][: len(rows)]  # together, as they lie in the file
+                np.copyto(own, rows[:, ends[name] - width : ends[name]])
+                yield starts[name] + start * width, own.reshape(-1).data
 
     disk.write_parts_atomically(path, parts())
-    return Written(disk.sha256(header), {name: total % 2**32 for name, total in sums.items()}, hashes)
+    totals = {
+        name: int(sums[(ends[name] - width) // 4 : ends[name] // 4].sum()) % 2**32 for name, width in widths.items()
+    }
+    return Written(disk.sha256(header), totals, hashes)
 
 
 def size(arch: Mapping[str, Any]) -> int:
     """Bytes of a net as it is stored."""
-    return sum(math.prod(shape) * DTYPES[floating].itemsize for shape, floating in fitting.expected(arch).values())
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in _kinds(arch).values())
 
 
-def _pieces(lots: Sequence[Lot], arch: Mapping[str, Any]) -> Iterator[Mapping[str, Tensor]]:
-    """The tensors of all nets, [some nets, *shape]."""
+def _kinds(arch: Mapping[str, Any]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Dtype and shape of a net's tensors as they are stored."""
+    return {name: (DTYPES[floating], tuple(shape)) for name, (shape, floating) in fitting.expected(arch).items()}
+
+
+def _rows(lots: Sequence[Lot], names: Iterable[str], some: int) -> Iterator[UInt8[np.ndarray, "nets bytes"]]:
+    """The bytes of each net, tensor after tensor in the order of their names; `some` nets at a time, gone after it."""
+    order = sorted(names)
     singles = [lot.tensors for lot in lots if lot.tensors is not None]
-    some = max(PIECE_BYTES // size(arch), 1)
     for start in range(0, len(singles), some):
         together = singles[start : start + some]
-        yield {name: torch.stack([tensors[name] for tensors in together]) for name in together[0]}
+        yield np.stack([np.concatenate([shards.memory(tensors[name]) for name in order]) for tensors in together])
     for stack in (lot.found for lot in lots if isinstance(lot.found, Stack)):
+        places = torch.from_numpy(np.concatenate([stack.layout[name].reshape(-1) for name in order]))
+        rows = torch.empty(some, len(places))
         for _, numbers in stack.pieces():
-            yield fitting.fit(stack.tensors(numbers), arch, "", stacked=True)
+            own = torch.index_select(numbers, 1, places, out=rows[: len(numbers)])
+            yield own.numpy().view(np.uint8)
