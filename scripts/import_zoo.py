@@ -12,16 +12,16 @@ import gc
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
 from metanet import commandline
 
 
 @dataclass
 class Options:
-    format: str = field(default=MISSING, metadata={"help": "what the files are: a module of metanet/importers"})
-    path: str = field(default=MISSING, metadata={"help": "their folder, or a single file"})
-    out: str = field(default=MISSING, metadata={"help": "a folder for the zoo, not there yet"})
+    format: str = field(
+        default=commandline.REQUIRED, metadata={"help": "what the files are: a module of metanet/importers"}
+    )
+    path: str = field(default=commandline.REQUIRED, metadata={"help": "their folder, or a single file"})
+    out: str = field(default=commandline.REQUIRED, metadata={"help": "a folder for the zoo, not there yet"})
     image_set: str | None = field(
         default=None, metadata={"help": "small_cnn, model_zoos, model_zoos_dataset, inr: where the files do not say it"}
     )

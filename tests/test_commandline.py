@@ -1,5 +1,7 @@
 """Command lines: what a mistake in one is answered with."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -33,3 +35,8 @@ def test_words_fill_the_options():
 def test_a_mistake_names_its_word_and_what_was_expected(words, message):
     with pytest.raises(ValueError, match=message):
         parse(Options, words)
+
+
+def test_what_takes_long_to_import_is_imported_where_ctrl_c_is_answered():
+    asked = "import sys, metanet.commandline; print({'hydra', 'omegaconf'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True).stdout == "set()\n"
