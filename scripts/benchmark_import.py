@@ -119,20 +119,21 @@ def tabulated(found: dict[str, Measured], hashed: float, written: float) -> Tabl
 def measure(name: str, source: Path, out: Path, workers: int) -> Measured:
     """One import in this process, which does nothing else."""
     format = "table" if name in ("pt", "safetensors") else name
-    peaks, ended = [0], threading.Event()
-    watching = threading.Thread(target=watch_children, args=(peaks, ended))
+    peaks, watched, ended = [0], [0.0], threading.Event()
+    watching = threading.Thread(target=watch_children, args=(peaks, watched, ended))
     watching.start()
     start, before = time.perf_counter(), cpu_seconds()
     zoo = import_zoo(format, source, out, workers=workers)
-    seconds, used = time.perf_counter() - start, cpu_seconds() - before
+    seconds = time.perf_counter() - start
     ended.set()
     watching.join()
+    used = cpu_seconds() - before - sum(watched)
     source_bytes, zoo_bytes = (sum(path.stat().st_size for path in one.rglob("*")) for one in (source, out))
     return Measured(len(zoo), source_bytes, zoo_bytes, seconds, used, machine.peak_bytes() + max(peaks))
 
 
-def watch_children(peaks: list[int], ended: threading.Event) -> None:
-    """Notes now and then the most memory that each of this process's children has held, together."""
+def watch_children(peaks: list[int], watched: list[float], ended: threading.Event) -> None:
+    """Notes now and then the most memory that each of this process's children has held, together; and its own work."""
     while not ended.wait(0.02):
         total = 0
         for listed in Path("/proc/self/task").glob("*/children"):
@@ -142,6 +143,7 @@ def watch_children(peaks: list[int], ended: threading.Event) -> None:
                         lines = Path(f"/proc/{child}/status").read_text().splitlines()
                         total += next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
         peaks.append(total)
+    watched.append(time.thread_time())
 
 
 def cpu_seconds() -> float:

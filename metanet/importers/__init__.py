@@ -8,9 +8,9 @@ A format's docstring says what its files are, whose they are, and how their layo
 format opens no file in any other way. Its keyword-only arguments are the options it takes on the command line. `Source`
 names the columns of metadata and streams nets in torch's layout, one snapshot at a time, or the reason why one is left
 out. Everything else (checks against the module, shards, manifest, rejection report) is done by intake/writing.py.
-Tensors that cost time to read are a function, which is called only where they are needed; nets that lie stacked in the
-source come as a `Stack`, many times as fast. A tiny source of the format belongs into EXAMPLES of
-tests/importers/examples.py, which puts it under the shared tests.
+Tensors that cost time to read are a function, which is called only where they are needed. A net whose numbers lie side
+by side comes as `Numbers`, and nets that lie stacked in the source as a `Stack`, many times as fast. A tiny source of
+the format belongs into EXAMPLES of tests/importers/examples.py, which puts it under the shared tests.
 """
 
 import sys

@@ -24,12 +24,11 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float64
-from torch import Tensor
 
 from metanet.importers.intake import fitting
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.parser import Parser
-from metanet.importers.intake.source import Foreign, LeftOut, Source
+from metanet.importers.intake.source import Foreign, Layout, LeftOut, Numbers, Source
 
 SNAPSHOTS = 20
 PROPERTIES = (
@@ -74,23 +73,16 @@ def architecture(row: Mapping[str, str]) -> dict[str, Any]:
     return {"family": "nws_cnn", **sizes, "batch_norm": True, "image_shape": [3, 32, 32], "num_classes": 20}
 
 
-def tensors(numbers: np.ndarray, arch: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The state_dict in a file of weights.
-
-    Raises:
-        ValueError: another count of numbers than the architecture has.
-    """
+def layout(arch: Mapping[str, Any]) -> Layout:
+    """Where the numbers of each tensor stand in a file of weights."""
     wanted = {name: shape for name, (shape, is_floating) in fitting.expected(arch).items() if is_floating}
-    sizes = {name: math.prod(wanted[name]) for name in _in_their_order(wanted)}
-    count = sum(sizes.values())
-    if len(numbers) != count:
-        raise ValueError(f"{where}: found {len(numbers):,} numbers, expected {count:,} for {dict(arch)}")
-    with np.errstate(over="ignore"):  # to infinity, which is left out as such
-        parts = torch.from_numpy(numbers.astype(np.float32)).split(list(sizes.values()))
-    found = {name: part.view(wanted[name]) for name, part in zip(sizes, parts, strict=True)}
+    found, end = {}, 0
+    for name in _in_their_order(wanted):
+        start, end = end, end + math.prod(wanted[name])
+        found[name] = np.arange(start, end).reshape(wanted[name])
     side = 4  # of the last pool's 32 / 2^3 pixels
-    columns = rearrange(found["dense1.weight"], "out (h w c) -> out (c h w)", h=side, w=side)
-    return found | {"dense1.weight": columns}
+    found["dense1.weight"] = rearrange(found["dense1.weight"], "out (h w c) -> out (c h w)", h=side, w=side)
+    return found
 
 
 def _in_their_order(names: Collection[str]) -> Iterator[str]:
@@ -110,6 +102,7 @@ def _nets(folder: Folder, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Fo
             for snapshot in range(1, SNAPSHOTS + 1):
                 yield LeftOut.of(f"{run}/weights/{snapshot:03d}.bin", error)
             continue
+        own = layout(facts["arch"])
         epochs = np.round(np.linspace(0, len(errors) - 1, SNAPSHOTS)).astype(int).tolist()
         for snapshot in range(1, SNAPSHOTS + 1):
             where = f"{run}/weights/{snapshot:03d}.bin"
@@ -124,7 +117,7 @@ def _nets(folder: Folder, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Fo
                 where=where,
                 run=run,
                 step=snapshot,
-                tensors=functools.partial(_read, folder, where, facts["arch"]),
+                tensors=functools.partial(_read, folder, where, own),
                 epoch=float(epoch),
                 snapshot_fraction=epoch / max(len(errors) - 1, 1),
                 metrics={
@@ -137,8 +130,17 @@ def _nets(folder: Folder, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Fo
             )
 
 
-def _read(folder: Folder, where: str, arch: Mapping[str, Any]) -> dict[str, Tensor]:
-    return tensors(folder.doubles(where), arch, where)
+def _read(folder: Folder, where: str, layout: Layout) -> Numbers:
+    """The numbers in a file of weights.
+
+    Raises:
+        ValueError: another count than the architecture has.
+    """
+    numbers, count = folder.doubles(where), sum(places.size for places in layout.values())
+    if len(numbers) != count:
+        raise ValueError(f"{where}: found {len(numbers):,} numbers, expected {count:,} by its architecture")
+    with np.errstate(over="ignore"):  # to infinity, which is left out as such
+        return Numbers(torch.from_numpy(numbers.astype(np.float32)), layout)
 
 
 def _facts(row: Mapping[str, str], run: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from metanet.errors import LockedError
 
 TEMPORARY = ".tmp"  # suffix; such a file is what a killed writer left, and is never read
+Put = Callable[[int, "bytes | memoryview"], None]  # of a part of a file at its place
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -27,17 +28,19 @@ def write_atomically(path: Path, *data: bytes | memoryview) -> None:
     Raises:
         OSError: disk full, no permission, ...; nothing has changed then.
     """
-    write_parts_atomically(path, _one_after_the_other(data))
+    with written_atomically(path) as put:
+        _put_in_turn(put, data)
 
 
-def write_parts_atomically(path: Path, parts: Iterable[tuple[int, bytes | memoryview]]) -> None:
-    """`write_atomically` of parts that are made meanwhile, each with its place; together they leave no gap.
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Put]:
+    """`write_atomically` of parts, each with its place; together they leave no gap. `path` has them when all are put.
 
     Raises:
         OSError: see `write_atomically`.
     """
-    with _written_beside(path, parts) as temporary:
-        os.replace(temporary, path)
+    with _written_beside(path, lambda temporary: os.replace(temporary, path)) as put:
+        yield put
 
 
 def put_if_absent(path: Path, *data: bytes | memoryview) -> None:
@@ -50,7 +53,8 @@ def put_if_absent(path: Path, *data: bytes | memoryview) -> None:
     if holds(path, *data):
         sync_folder(path.parent)  # who has put it may have been killed before that
         return
-    with _written_beside(path, _one_after_the_other(data)) as temporary:
+
+    def link(temporary: Path) -> None:
         try:
             os.link(temporary, path)  # unlike a rename it fails where another worker was faster
             os.unlink(temporary)
@@ -61,6 +65,9 @@ def put_if_absent(path: Path, *data: bytes | memoryview) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             os.replace(temporary, path)  # a file system without links (FAT, some FUSE): the writer's lock must do
+
+    with _written_beside(path, link) as put:
+        _put_in_turn(put, data)
 
 
 def holds(path: Path, *data: bytes | memoryview) -> bool:
@@ -82,38 +89,44 @@ def holds(path: Path, *data: bytes | memoryview) -> bool:
     return True
 
 
-def _one_after_the_other(data: Iterable[bytes | memoryview]) -> Iterator[tuple[int, bytes | memoryview]]:
+def _put_in_turn(put: Put, data: Iterable[bytes | memoryview]) -> None:
     place = 0
     for part in data:
-        yield place, part
+        put(place, part)
         place += len(part)
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, parts: Iterable[tuple[int, bytes | memoryview]]) -> Iterator[Path]:
-    """A synced file with `parts` in the folder of `path`, for the caller to move there; the folder is synced after."""
+def _written_beside(path: Path, finish: Callable[[Path], None]) -> Iterator[Put]:
+    """Puts parts into a file in the folder of `path`, syncs it, moves it there by `finish`, and syncs the folder."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
     end = 0
+
+    def put(place: int, part: bytes | memoryview) -> None:
+        nonlocal end
+        end = max(end, place + len(part))
+        left = memoryview(part)
+        with _named(path, f"write {end:,} bytes"):
+            while left:
+                written = os.pwrite(descriptor, left, place)
+                left, place = left[written:], place + written
+
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with _named(path, "write 0 bytes"):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             os.fchmod(descriptor, 0o644)
-            for place, part in parts:
-                end = max(end, place + len(part))
-                left = memoryview(part)
-                while left:
-                    written = os.pwrite(descriptor, left, place)
-                    left, place = left[written:], place + written
-            os.fsync(descriptor)
+            yield put
+            with _named(path, f"write {end:,} bytes"):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        yield temporary
+        with _named(path, f"write {end:,} bytes"):
+            finish(temporary)
         sync_folder(path.parent)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write {end:,} bytes ({error.strerror})", str(path)) from error
         raise
 
 

@@ -21,9 +21,9 @@ from metanet.zoo.plan import Group
 from metanet.zoo.spec import Spec
 
 SCHEMA = 2  # 1 had no SHA-256 of the rows in its manifest files, and none of what training resumes from
-IMPORTED = 3  # of imported zoos: a group has all its steps in one shard and one fragment
-STOPPING = 4  # the same in groups whose nets stop early, each at its own step; others are as in SCHEMA
-READABLE = (1, SCHEMA, IMPORTED, STOPPING)
+STOPPING = 4  # a group whose nets stop early, each at its own step, has all of them in one shard and one fragment
+IMPORTED = 5  # of imported zoos: all groups have; their manifest grows as they come (3: was sorted when all were there)
+READABLE = (1, SCHEMA, 3, STOPPING, IMPORTED)
 RECORD = "zoo.json"
 MANIFEST = "manifest.parquet"  # written when all nets are trained
 LOG = "log.jsonl"  # times and host facts: the one file that differs between two makings of a zoo

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metanet.zoo import disk
+from metanet.zoo import disk, manifest_writer
 from metanet.zoo.families import FAMILIES
 from metanet.zoo.fit import Snapshot
 from metanet.zoo.hyperparameters import HYPERPARAMETERS
@@ -105,14 +104,17 @@ def _place(group: Group, row: int, snapshot: Snapshot) -> dict[str, Any]:
 
 def merge(fragments: Mapping[str, bytes], digested: bool = True) -> bytes:
     """manifest.parquet: the rows of all fragments by (net, step), with each fragment's SHA-256 in its metadata."""
-    tables = {name: read(data, name, digested)[0] for name, data in fragments.items()}
-    return merged(tables, {name: disk.sha256(data) for name, data in fragments.items()})
+    tables = [read(fragments[name], name, digested)[0] for name in sorted(fragments)]
+    whole = in_order(pa.concat_tables(tables).combine_chunks())
+    return pack(whole, {name: disk.sha256(data) for name, data in fragments.items()})
 
 
-def merged(tables: Mapping[str, pa.Table], hashes: Mapping[str, str]) -> bytes:
-    """What `merge` gives, of the fragments' rows and SHA-256."""
-    whole = pa.concat_tables([tables[name] for name in sorted(tables)]).combine_chunks()
-    return pack(whole.sort_by([("net", "ascending"), ("step", "ascending")]), hashes)
+def in_order(rows: pa.Table) -> pa.Table:
+    """The rows by (net, step)."""
+    net, step = (np.diff(rows[name].to_numpy()) for name in ("net", "step"))
+    if ((net > 0) | ((net == 0) & (step >= 0))).all():
+        return rows
+    return rows.sort_by([("net", "ascending"), ("step", "ascending")])
 
 
 def read(data: bytes, where: object, digested: bool = True) -> tuple[pa.Table, dict[str, Any]]:
@@ -125,12 +127,22 @@ def read(data: bytes, where: object, digested: bool = True) -> tuple[pa.Table, d
         table = disk.read_parquet(data)
         about = json.loads((table.schema.metadata or {})[b"metanet"])
         table = table.replace_schema_metadata(None)
-        intact = not digested or about.pop("sha256") == digest(table, about)
+        intact = not digested or _is_intact(table, about)
     except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{where}: not a readable manifest ({error}): damaged.") from error
     if not intact:
         raise ValueError(f"{where}: damaged: the SHA-256 of its rows is not the one that was written.")
     return table, about
+
+
+def _is_intact(table: pa.Table, about: dict[str, Any]) -> bool:
+    """Whether the SHA-256 fit, which are taken out of `about`."""
+    was = about.pop("sha256")
+    if "rows" not in about:
+        return was == digest(table, about)
+    intact = was == manifest_writer.note_hash(table.schema, about)
+    parts = [(count, sha256) for count, sha256 in about.pop("rows")]
+    return intact and manifest_writer.are_intact(table, parts)
 
 
 def pack(table: pa.Table, about: Mapping[str, Any]) -> bytes:
@@ -147,33 +159,26 @@ def digest(table: pa.Table, about: Mapping[str, Any]) -> str:
     for column in table.columns:
         values = column.drop_null()
         sha256.update(column.is_null().to_numpy().tobytes())
-        sha256.update(_as_json(values) if pa.types.is_string(column.type) else values.to_numpy().tobytes())
+        texts = pa.types.is_string(column.type)
+        sha256.update(json.dumps(values.to_pylist()).encode() if texts else values.to_numpy().tobytes())
     return sha256.hexdigest()
 
 
-def _as_json(texts: pa.ChunkedArray) -> bytes:
-    """`json.dumps` of a column of texts; where many are equal, each different one is written once."""
-    whole = texts.combine_chunks().cast(pa.large_string())
-    encoded = whole.dictionary_encode()
-    if 2 * len(encoded.dictionary) <= len(whole):
-        told = pa.array([f"{json.dumps(text)}, " for text in encoded.dictionary.to_pylist()], pa.large_string())
-        written = told.take(encoded.indices)
-    elif _is_plain(whole):
-        around = [pa.scalar(text, pa.large_string()) for text in ('"', '", ', "")]
-        written = pc.call_function("binary_join_element_wise", [around[0], whole, *around[1:]])
-    else:
-        return json.dumps(whole.to_pylist()).encode()
-    return b"[" + _letters(written).tobytes()[:-2] + b"]"
+def pack_imported(rows: pa.Table, sha256: str, about: Mapping[str, Any]) -> bytes:
+    """What `pack` gives, of rows of an imported zoo whose `rows_hash` is `sha256`."""
+    parts: list[bytes] = []
+    with manifest_writer.Writer(rows.schema, lambda _, part: parts.append(bytes(part)), compression="snappy") as file:
+        file.add(rows, sha256)
+        file.end(about)
+    return b"".join(parts)
 
 
-def _is_plain(texts: pa.LargeStringArray) -> bool:
-    """Whether JSON writes every letter as itself."""
-    letters = _letters(texts)
-    return not ((letters < 32) | (letters > 126) | (letters == ord('"')) | (letters == ord("\\"))).any()
-
-
-def _letters(texts: pa.LargeStringArray) -> np.ndarray:
-    """The texts, one after the other."""
-    _, ends, letters = texts.buffers()
-    first, last = np.frombuffer(ends, np.int64)[[texts.offset, texts.offset + len(texts)]]
-    return np.frombuffer(letters or b"", np.uint8)[first:last]
+def merge_imported(fragments: Mapping[str, bytes]) -> bytes:
+    """What `merge` gives, of an imported zoo: the rows of its fragments, one after another in the order of the plan."""
+    parts: list[bytes] = []
+    tables = [read(data, name)[0] for name, data in fragments.items()]
+    with manifest_writer.Writer(tables[0].schema, lambda _, part: parts.append(bytes(part))) as file:
+        for rows in tables:
+            file.add(rows, manifest_writer.rows_hash(rows))
+        file.end({name: disk.sha256(data) for name, data in fragments.items()})
+    return b"".join(parts)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -151,13 +150,9 @@ def net_hashes(tensors: Mapping[str, Tensor]) -> list[str]:
     some = max(_SMALL_BYTES // max(sum(part.shape[1] for part in whole), 1), 1)
     hashes: list[str] = []
     for start in range(0, count, some):  # side by side: a call for each tensor takes longer than to hash a small one
-        hashes += row_hashes(np.concatenate([part[start : start + some] for part in whole], axis=1))
+        together = np.concatenate([part[start : start + some] for part in whole], axis=1)
+        hashes += [hashlib.sha256(net).hexdigest() for net in together]
     return hashes
-
-
-def row_hashes(rows: UInt8[np.ndarray, "nets bytes"]) -> list[str]:
-    """SHA-256 of each row."""
-    return [hashlib.sha256(row).hexdigest() for row in rows]
 
 
 def tensor_sums(tensors: Mapping[str, Tensor]) -> dict[str, int]:

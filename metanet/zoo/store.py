@@ -183,7 +183,7 @@ class Zoo:
 def _read_manifest(zoo: Path, record: dict[str, Any]) -> pa.Table:
     whole, digested = zoo / layout.MANIFEST, layout.has_digests(record)
     if whole.is_file():
-        return manifest.read(whole.read_bytes(), whole, digested)[0]
+        return manifest.in_order(manifest.read(whole.read_bytes(), whole, digested)[0])
     fragments = _fragments(zoo)
     if not fragments:
         return manifest.schema(record["columns"]).empty_table()

@@ -10,6 +10,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from metanet.zoo import disk, layout, manifest, shards
+from metanet.zoo.manifest_writer import rows_hash
 
 REMEDY = (
     "Remove the file and give the same make_zoo command again: what it held is trained anew. "
@@ -39,13 +40,12 @@ def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -
     fragments: dict[str, bytes] = {}
     sound = True
     kept = record.get("source", {}).get("options", {}).get("non_finite") == "keep"
-    same_bytes = digested and record["versions"] == layout.versions()  # others may write the same rows in other bytes
     for entry in record["plan"]:
         for step in layout.steps(entry):
             path = layout.fragment_path(zoo, entry["group"], step)
             if path.is_file():
                 fragments[path.name] = path.read_bytes()
-                told = list(_fragment_problems(path, fragments[path.name], expected, digested, same_bytes))
+                told = list(_fragment_problems(path, fragments[path.name], expected, record))
                 told = [
                     f"{problem} It holds the rows of the nets {_listed(entry['nets'])}. {REMEDY}" for problem in told
                 ]
@@ -59,25 +59,34 @@ def problems(zoo: Path, advance: Callable[[int], object] = lambda count: None) -
                 yield from _candidate_problems(zoo, entry)
             advance(1)
     if rows is not None and sound:
-        merged = manifest.merge(fragments, digested)
-        other_rows = manifest.digest(manifest.read(merged, whole)[0], {}) != manifest.digest(rows, {})
-        if other_rows or (same_bytes and merged != whole.read_bytes()):
+        imported = record["schema"] == layout.IMPORTED
+        merged = manifest.merge_imported(fragments) if imported else manifest.merge(fragments, digested)
+        other_rows = rows_hash(manifest.read(merged, whole)[0]) != rows_hash(rows)
+        if other_rows or (_gives_same_bytes(record) and merged != whole.read_bytes()):
             yield f"{whole}: damaged: it differs from its fragments. {REMEDY}"
 
 
+def _gives_same_bytes(record: Mapping[str, Any]) -> bool:
+    """Whether the same rows are written in the same bytes here."""
+    return layout.has_digests(record) and record["versions"] == layout.versions()
+
+
 def _fragment_problems(
-    path: Path, data: bytes, expected: Mapping[str, str] | None, digested: bool, same_bytes: bool
+    path: Path, data: bytes, expected: Mapping[str, str] | None, record: Mapping[str, Any]
 ) -> Iterator[str]:
     try:
-        rows, about = manifest.read(data, path, digested)
+        rows, about = manifest.read(data, path, layout.has_digests(record))
     except ValueError as error:
         yield str(error)
         return
     if expected is not None and disk.sha256(data) != expected.get(path.name):
         whole = path.parent.parent / layout.MANIFEST
         yield f"{path}: damaged, or its SHA-256 in {whole} is; take both files for damaged."
-    elif expected is None and same_bytes and manifest.pack(rows, about) != data:
-        yield f"{path}: damaged: its rows are right, but other bytes are not what was written."
+    elif expected is None and _gives_same_bytes(record):
+        imported = record["schema"] == layout.IMPORTED
+        packed = manifest.pack_imported(rows, rows_hash(rows), about) if imported else manifest.pack(rows, about)
+        if packed != data:
+            yield f"{path}: damaged: its rows are right, but other bytes are not what was written."
 
 
 def _weights_problems(

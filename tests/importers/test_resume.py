@@ -17,6 +17,7 @@ from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.source import Stack
 from metanet.importers.intake.writing import import_zoo
 from metanet.zoo import disk, layout, manifest, verify
+from metanet.zoo.store import open_zoo
 from tests.importers import foreign, test_small_cnn
 from tests.importers.examples import EXAMPLES
 from tests.zoo.making import in_child, tree
@@ -210,3 +211,23 @@ def test_a_group_has_all_its_steps_in_one_shard(source: Path, tmp_path: Path, mo
         assert np.array_equal(bias, weights[2 * row["net"] + row["step"], :2])
     assert shard.name == f"{row['group']}.safetensors"
     assert zoo.record["schema"] == layout.IMPORTED
+
+
+def test_an_imported_zoo_of_the_schema_before_is_read_and_verified(source: Path, tmp_path: Path):
+    """Schema 3, whose manifest was sorted and hashed as that of a zoo that is trained."""
+    zoo = import_zoo("small_cnn", source, tmp_path / "zoo")
+    fragments = {}
+    for path in sorted((zoo.path / "manifest").iterdir()):
+        path.write_bytes(manifest.pack(*manifest.read(path.read_bytes(), path)))
+        fragments[path.name] = path.read_bytes()
+    (zoo.path / layout.MANIFEST).write_bytes(manifest.merge(fragments))
+    record = {name: value for name, value in zoo.record.items() if name != "sha256"}
+    (zoo.path / layout.RECORD).write_bytes(layout.pack(record | {"schema": 3}))
+    old = open_zoo(zoo.path)
+    assert old.manifest.equals(zoo.manifest)
+    assert old.verify() == []
+    for path in (zoo.path / layout.MANIFEST, zoo.path / "manifest" / next(iter(fragments))):
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+        assert any(str(path) in problem for problem in old.verify())
+        path.write_bytes(data)

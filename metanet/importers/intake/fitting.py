@@ -54,27 +54,37 @@ def name(arch: Mapping[str, Any]) -> str:
     return _name(_key(arch))
 
 
+def check(shapes: Mapping[str, tuple[int, ...]], arch: Mapping[str, Any], where: str) -> None:
+    """Compares names and shapes with those of the architecture.
+
+    Raises:
+        ValueError: a tensor is missing or left over, or has another shape.
+    """
+    wanted = expected(arch)
+    missing = [name for name in wanted if name not in shapes and not name.endswith(COUNTER)]
+    extra = [name for name in shapes if name not in wanted and not name.endswith(COUNTER)]
+    if missing or extra:
+        raise ValueError(
+            f"{where}: missing are {_some(missing)}; unexpected are {_some(extra)}; expected the tensors "
+            f"{_some(list(wanted))}"
+        )
+    for name, (shape, _) in wanted.items():
+        if name in shapes and shapes[name] != shape:
+            raise ValueError(f"{where}: {name}: found the shape {tuple(shapes[name])}, expected {tuple(shape)}")
+
+
 def fit(tensors: Mapping[str, Tensor], arch: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     """The state_dict in the module's order, floating-point tensors in float32.
 
     Raises:
         ValueError: a tensor is missing or left over, or has another shape or kind of numbers.
     """
-    wanted = expected(arch)
-    missing = [name for name in wanted if name not in tensors and not name.endswith(COUNTER)]
-    extra = [name for name in tensors if name not in wanted and not name.endswith(COUNTER)]
-    if missing or extra:
-        raise ValueError(
-            f"{where}: missing are {_some(missing)}; unexpected are {_some(extra)}; expected the tensors "
-            f"{_some(list(wanted))}"
-        )
+    check({name: tensor.shape for name, tensor in tensors.items()}, arch, where)
     found: dict[str, Tensor] = {}
-    for name, (shape, is_floating) in wanted.items():
+    for name, (shape, is_floating) in expected(arch).items():
         tensor = tensors.get(name)
         if tensor is None:
             tensor = torch.zeros(shape, dtype=torch.int64)
-        if tensor.shape != shape:
-            raise ValueError(f"{where}: {name}: found the shape {tuple(tensor.shape)}, expected {tuple(shape)}")
         if tensor.is_floating_point() != is_floating or tensor.is_complex():
             kind = "floating-point numbers" if is_floating else "whole numbers"
             raise ValueError(f"{where}: {name}: found {tensor.dtype}, expected {kind}")

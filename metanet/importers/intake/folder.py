@@ -27,6 +27,8 @@ from metanet.importers.intake.path_names import path_problem
 
 MOST_TEXT_BYTES = 1 << 28  # of a JSON or CSV file, unpacked, and of raw numbers
 
+AROUND_BYTES = 1 << 16  # of a mapped file that reading a byte brings into memory, before it and after it
+
 
 class Folder:
     """A folder with foreign files, or a single file, whose folder is the root then.
@@ -242,10 +244,8 @@ def release(array: np.ndarray, first: int, end: int) -> None:
     if isinstance(array, np.memmap) and isinstance(mapped, mmap.mmap):
         row = array.nbytes // len(array)
         offset = array.offset % mmap.ALLOCATIONGRANULARITY
-        start = -(-(offset + first * row) // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = offset + end * row - start
-        if length > 0:
-            mapped.madvise(mmap.MADV_DONTNEED, start, length)
+        start = max(offset + first * row - AROUND_BYTES, 0) // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, start, offset + end * row - start)
 
 
 def _sha256(path: Path) -> str:

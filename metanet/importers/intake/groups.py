@@ -6,7 +6,7 @@ The fragment acknowledges the group: it names all nets whose weights are in the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,12 @@ from torch import Tensor
 
 from metanet.importers.intake import rows, weights
 from metanet.importers.intake.rows import Lot
-from metanet.importers.intake.source import WHERE, Foreign, Source, Stack
-from metanet.zoo import disk, layout, manifest
+from metanet.importers.intake.source import WHERE, Foreign, Numbers, Stack
+from metanet.zoo import disk, layout, manifest, manifest_writer
+from metanet.zoo.manifest_writer import Writer
 
 GROUP_NETS = 4096  # at most
-POOL_BYTES, STACKED_BYTES = (
-    8 << 20,
-    24 << 20,
-)  # that wait for their group to fill; stacks are read when they are written
+POOL_BYTES = 16 << 20  # that wait for their group to fill; stacks are read when they are written
 
 
 @dataclass
@@ -48,6 +46,16 @@ class Group:
     lots: Sequence[Lot]
 
 
+@dataclass(frozen=True)
+class Fragment:
+    """The file with the rows of a group."""
+
+    name: str
+    rows: pa.Table
+    rows_sha256: str
+    sha256: str
+
+
 class ChangedError(Exception):
     """What is on the disk was made of other nets than those that come now, or is damaged."""
 
@@ -59,24 +67,22 @@ class Groups:
         ChangedError: what an interrupted import has left is damaged.
     """
 
-    def __init__(self, zoo: Path, source: Source, threads: Executor | None, most_writing: int):
-        self.zoo, self.rows = zoo, 0
-        self.columns, self.schema = rows.columns(source), rows.schema(source)
+    def __init__(self, zoo: Path, schema: pa.Schema, whole: Writer, threads: Executor | None, most_writing: int):
+        self.zoo, self.rows, self.schema = zoo, 0, schema
         self.archs: dict[str, dict[str, Any]] = {}
         self.plan: list[dict[str, Any]] = []
-        self.tables: dict[str, pa.Table] = {}  # fragment -> its rows
-        self.hashes: dict[str, str] = {}  # fragment -> SHA-256
-        self._written = dict(_fragments(zoo))
-        self.done = {where for table, _ in self._written.values() for where in table[WHERE].to_pylist()}
+        self._written, self.done = _fragments(zoo)
+        self._whole = whole  # manifest.parquet
+        self._hashes: dict[str, str] = {}  # fragment -> SHA-256
         self._numbers: dict[tuple[str, str | None], int] = {}  # of nets, by run and net
         self._lineages: dict[str, int] = {}
         self._steps: dict[int, set[int]] = {}  # of every net
         self._pools: dict[tuple[str, bool], Pool] = {}  # by architecture, and whether its lots are stacks
         self._sizes: dict[str, int] = {}  # of a net
         self._threads, self._most_writing = threads, most_writing
-        self._writing: deque[Future[None]] = deque()
+        self._writing: deque[Future[Fragment]] = deque()
 
-    def add(self, arch_name: str, found: Foreign, tensors: Mapping[str, Tensor] | None, status: str) -> bool:
+    def add(self, arch_name: str, found: Foreign, tensors: Mapping[str, Tensor] | Numbers | None, status: str) -> bool:
         """Takes a net into the pool of its architecture, without tensors if it is on the disk already.
 
         Returns whether its run and step are new.
@@ -85,7 +91,7 @@ class Groups:
         if not self._is_new(number, found.step):
             return False
         places = np.array([number]), np.array([self._lineages[found.run]])
-        self._put_into_pool(arch_name, Lot(found, *places, tensors, [status], tensors is None), POOL_BYTES)
+        self._put_into_pool(arch_name, Lot(found, *places, tensors, [status], tensors is None))
         return True
 
     def add_stack(self, arch_name: str, stack: Stack, statuses: Sequence[str], is_there: bool) -> list[int]:
@@ -105,7 +111,7 @@ class Groups:
             stack, numbers, lineages = stack.rows(new), numbers[new], lineages[new]
             statuses = [statuses[row] for row in new]
         if len(numbers):
-            self._put_into_pool(arch_name, Lot(stack, numbers, lineages, None, statuses, is_there), STACKED_BYTES)
+            self._put_into_pool(arch_name, Lot(stack, numbers, lineages, None, statuses, is_there))
         return again
 
     def end(self) -> None:
@@ -117,9 +123,11 @@ class Groups:
         for key in sorted(self._pools):
             self._flush(key)
         while self._writing:
-            self._writing.popleft().result()
+            self._add(self._writing.popleft().result())
         if self._written:
             raise ChangedError
+        if self.rows:
+            self._whole.end(self._hashes)
 
     def _number(self, run: str, net: str | None) -> int:
         """The number of a net."""
@@ -134,7 +142,7 @@ class Groups:
         steps.add(step)
         return len(steps) > count
 
-    def _put_into_pool(self, arch_name: str, lot: Lot, most_bytes: int) -> None:
+    def _put_into_pool(self, arch_name: str, lot: Lot) -> None:
         if arch_name not in self.archs:
             self.archs[arch_name], self._sizes[arch_name] = dict(lot.found.arch), weights.size(lot.found.arch)
         nets = set(lot.numbers.tolist())
@@ -146,7 +154,7 @@ class Groups:
         pool.nets |= nets
         pool.bytes += len(lot.numbers) * self._sizes[arch_name]
         self.rows += len(lot.numbers)
-        if sum(pool.bytes for pool in self._pools.values()) > most_bytes:
+        if sum(pool.bytes for pool in self._pools.values()) > POOL_BYTES:
             self._flush(max(sorted(self._pools), key=lambda key: self._pools[key].bytes))
 
     def _flush(self, key: tuple[str, bool]) -> None:
@@ -156,35 +164,49 @@ class Groups:
         group = Group(f"{pool.arch}-{count}", pool.arch, self.archs[pool.arch], pool.lots)
         self.plan.append({"group": group.name, "nets": sorted(pool.nets)})
         if self._threads is None:
-            self._put(group)
+            self._add(self._put(group))
             return
         while len(self._writing) >= self._most_writing:  # each keeps its weights in memory
-            self._writing.popleft().result()
+            self._add(self._writing.popleft().result())
         self._writing.append(self._threads.submit(self._put, group))
 
-    def _put(self, group: Group) -> None:
+    def _add(self, fragment: Fragment) -> None:
+        """Adds the rows of a group to manifest.parquet, in the order of the plan."""
+        self._whole.add(fragment.rows, fragment.rows_sha256)
+        self._hashes[fragment.name] = fragment.sha256
+
+    def _put(self, group: Group) -> Fragment:
         path = layout.fragment_path(self.zoo, group.name, None)
-        there = self._written.pop(path.name, None)
-        if there:
-            self.tables[path.name], self.hashes[path.name] = there
-            if there[0][WHERE].to_pylist() != rows.wheres(group.lots):
+        if path.name in self._written:
+            self._written.remove(path.name)
+            found = _fragment(path)
+            if found.rows[WHERE].to_pylist() != rows.wheres(group.lots):
                 raise ChangedError
-            return
+            return found
         if any(lot.is_there for lot in group.lots):
             raise ChangedError
         shard = layout.shard_path(self.zoo, group.name, None)
         written = weights.write(shard, group.arch, {"arch": group.arch, "group": group.name}, group.lots)
         table = rows.table(self.schema, group.name, group.arch_name, group.arch, group.lots, written.nets)
-        fragment = manifest.pack(table, {"header": written.header, "tensors": written.tensors})
+        sha256 = manifest_writer.rows_hash(table)
+        fragment = manifest.pack_imported(table, sha256, {"header": written.header, "tensors": written.tensors})
         disk.write_atomically(path, fragment)
-        self.tables[path.name], self.hashes[path.name] = table, disk.sha256(fragment)
+        return Fragment(path.name, table, sha256, disk.sha256(fragment))
 
 
-def _fragments(zoo: Path) -> Iterator[tuple[str, tuple[pa.Table, str]]]:
-    """The groups that are on the disk."""
+def _fragments(zoo: Path) -> tuple[set[str], set[str]]:
+    """The names of the fragments that are on the disk, and of all nets in them their places in the source."""
+    names, wheres = set[str](), set[str]()
     for path in sorted((zoo / "manifest").glob("[!.]*.parquet")):
-        data = path.read_bytes()
-        try:
-            yield path.name, (manifest.read(data, path)[0], disk.sha256(data))
-        except ValueError as error:
-            raise ChangedError from error
+        names.add(path.name)
+        wheres.update(_fragment(path).rows[WHERE].to_pylist())
+    return names, wheres
+
+
+def _fragment(path: Path) -> Fragment:
+    data = path.read_bytes()
+    try:
+        table = manifest.read(data, path)[0]
+    except ValueError as error:
+        raise ChangedError from error
+    return Fragment(path.name, table, manifest_writer.rows_hash(table), disk.sha256(data))

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
+from jaxtyping import Float32
 from torch import Tensor
 
 from metanet.errors import RefusedError
 from metanet.importers.intake import fitting
-from metanet.importers.intake.source import Foreign, LeftOut, Stack
+from metanet.importers.intake.source import Foreign, Layout, LeftOut, Numbers, Stack
 from metanet.zoo import nets
 
 
@@ -22,7 +24,9 @@ class Looked:
     """What was found in the weights of nets."""
 
     found: Foreign | Stack
-    tensors: Mapping[str, Tensor] | None  # of a single net, as they are stored; a stack is read again to be written
+    tensors: (
+        Mapping[str, Tensor] | Numbers | None
+    )  # of a single net, as they are stored; a stack is read again to be written
     bad: Mapping[int, str]  # row -> the name of a tensor that is not finite there
     is_there: bool = False  # on the disk already, and not looked at
 
@@ -66,8 +70,12 @@ def look(found: Found, done: set[str]) -> Looked | list[LeftOut]:
                 tensors = found.tensors() if callable(found.tensors) else found.tensors
             except (ValueError, OSError) as error:
                 return [LeftOut.of(found.where, error)]
-            tensors = fitting.fit(tensors, found.arch, found.where)
-            looked = Looked(found, tensors, _not_finite({name: tensor[None] for name, tensor in tensors.items()}))
+            if isinstance(tensors, Numbers):
+                _check_layout(tensors.layout, found.arch, found.where)
+                looked = Looked(found, tensors, _not_finite_in_rows(tensors.row[None], tensors.layout, found.arch))
+            else:
+                tensors = fitting.fit(tensors, found.arch, found.where)
+                looked = Looked(found, tensors, _not_finite(tensors))
         fitting.name(found.arch)
         return looked
     except ValueError as error:
@@ -95,29 +103,41 @@ def problems(found: Foreign | Stack) -> Iterator[tuple[int, LeftOut]]:
         yield 0, LeftOut(found.where, "a number beyond 64 bits", f"{found.where}: found {large[0]}")
 
 
+def _check_layout(layout: Layout, arch: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError where it is not that of the architecture."""
+    fitting.check({name: places.shape for name, places in layout.items()}, arch, where)
+
+
 def _not_finite_in_stack(stack: Stack) -> dict[int, str]:
     """Row -> the name of a tensor that is not finite there.
 
     Raises:
         ValueError: the tensors are not those of the architecture.
     """
+    _check_layout(stack.layout, stack.arch, "these nets")
     bad: dict[int, str] = {}
     for start, numbers in stack.pieces():
-        if start == 0:
-            first = {name: tensor[0] for name, tensor in stack.tensors(numbers[:1]).items()}
-            fitting.fit(first, stack.arch, "these nets")
-        if not math.isfinite(numbers.sum()):  # no value that is not finite can be lost in a sum
-            rows = numbers.isfinite().all(1).logical_not().nonzero()[:, 0]
-            own = _not_finite(stack.tensors(numbers[rows]))
-            bad |= {start + int(rows[row]): name for row, name in own.items()}
+        own = _not_finite_in_rows(numbers, stack.layout, stack.arch)
+        bad |= {start + row: name for row, name in own.items()}
+    return bad
+
+
+def _not_finite_in_rows(
+    numbers: Float32[Tensor, "rows numbers"], layout: Layout, arch: Mapping[str, Any]
+) -> dict[int, str]:
+    """Row -> the name of a tensor that is not finite there."""
+    bad: dict[int, str] = {}
+    if not math.isfinite(numbers.sum()):  # no value that is not finite can be lost in a sum
+        finite = numbers.isfinite()
+        for name in (name for name in fitting.expected(arch) if name in layout):
+            rows = finite[:, layout[name].reshape(-1)].all(1).logical_not().nonzero()[:, 0]
+            bad = dict.fromkeys(rows.tolist(), name) | bad
     return bad
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> dict[int, str]:
-    """Row -> the name of a tensor [rows, *shape] that is not finite there."""
-    bad: dict[int, str] = {}
+    """0 -> the name of a tensor of a net that is not finite; nothing if all are."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not math.isfinite(tensor.sum()):
-            rows = tensor.reshape(len(tensor), -1).isfinite().all(1).logical_not().nonzero()[:, 0]
-            bad = dict.fromkeys(rows.tolist(), name) | bad
-    return bad
+        if tensor.is_floating_point() and not math.isfinite(tensor.sum()) and not tensor.isfinite().all():
+            return {0: name}
+    return {}

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
-from metanet.importers.intake.source import WHERE, Foreign, Source, Stack
+from metanet.importers.intake.source import WHERE, Foreign, Numbers, Source, Stack
 from metanet.zoo import manifest
 from metanet.zoo.families import FAMILIES
 
@@ -20,7 +21,7 @@ class Lot(NamedTuple):
     found: Foreign | Stack
     numbers: np.ndarray  # int64 [nets]
     lineages: np.ndarray  # int64 [nets]
-    tensors: Mapping[str, Tensor] | None  # of a single net; a stack is read where it is written
+    tensors: Mapping[str, Tensor] | Numbers | None  # of a single net; a stack is read where it is written
     statuses: Sequence[str]
     is_there: bool  # on the disk already, so that its weights were not looked at
 
@@ -84,7 +85,8 @@ def table(
             arrays.append(pa.nulls(count, own.type))
         else:
             is_column = isinstance(values, pa.ChunkedArray)
-            arrays.append(values.cast(own.type).combine_chunks() if is_column else pa.array(values, own.type))
+            array = pc.cast(values, own.type).combine_chunks() if is_column else pa.array(values, own.type)
+            arrays.append(array.fill_null(0.0) if own.name == "dropout" else array)
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

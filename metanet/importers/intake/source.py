@@ -21,6 +21,17 @@ PIECE_BYTES = 1 << 21  # of weights that are worked on together: they stay in th
 MOST_DETAIL = 2000  # characters of what is told of a file, which may be the file's own
 
 
+Layout = Mapping[str, Int64[np.ndarray, "..."]]  # tensor -> where each of its numbers stands in a row of numbers
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a net side by side as they lie in the source, which takes less time than tensor by tensor."""
+
+    row: Float32[Tensor, " numbers"]
+    layout: Layout  # the same object for nets that have the same
+
+
 @dataclass(frozen=True)
 class Foreign:
     """One net at one snapshot, with tensors in torch's layout under the names of `nets.build(arch).state_dict()`."""
@@ -29,7 +40,7 @@ class Foreign:
     run: str  # the training run, by the source's own name: its snapshots share a side of every split
     step: int  # the snapshot's number by the source's own count
     arch: Mapping[str, Any]  # what metanet.zoo.nets.build takes
-    tensors: Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]  # called if they are needed
+    tensors: Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor] | Numbers]  # called if they are needed
     activation: str = "relu"
     dropout: float = 0.0
     net: str | None = None  # where a run has several nets
@@ -52,7 +63,7 @@ class Stack:
     arch: Mapping[str, Any]
     numbers: Shaped[np.ndarray, "all numbers"]  # may be mapped from a file
     places: Int64[np.ndarray, " nets"]  # of the nets among its rows, ascending
-    layout: Mapping[str, Int64[np.ndarray, "..."]]  # tensor -> where each of its numbers stands in a row
+    layout: Layout
 
     def __len__(self) -> int:
         return len(self.places)
@@ -78,10 +89,6 @@ class Stack:
             with np.errstate(over="ignore"):  # to infinity, which is left out as such
                 yield start, torch.from_numpy(piece.astype(np.float32, copy=False))
             release(self.numbers, first, end)
-
-    def tensors(self, rows: Float32[Tensor, "rows numbers"]) -> dict[str, Tensor]:
-        """The tensors in rows of numbers, [rows, *shape]."""
-        return {name: rows[:, torch.from_numpy(places)] for name, places in self.layout.items()}
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ import torch
 
 from metanet import formats, importers, machine
 from metanet.errors import RefusedError
-from metanet.importers.intake import accuracy, fitting, looking
+from metanet.importers.intake import accuracy, fitting, looking, rows
 from metanet.importers.intake.folder import Folder
 from metanet.importers.intake.groups import ChangedError, Groups
 from metanet.importers.intake.looking import Looked
 from metanet.importers.intake.parser import Parser
 from metanet.importers.intake.source import Foreign, LeftOut, Source, Stack
 from metanet.progress import progress
-from metanet.zoo import disk, layout, manifest
+from metanet.zoo import disk, layout
+from metanet.zoo.manifest_writer import Writer
 from metanet.zoo.store import Zoo, open_zoo
 
 REPORT = "left_out.json"
@@ -134,9 +135,10 @@ def _fill(
     source: Source = reader.read(folder, parser, **options)
     for part in ("shards", "manifest"):
         disk.make_folder(zoo / part)
-    groups = Groups(zoo, source, threads, parser.workers)
-    left_out: list[LeftOut] = []
-    with folder.hashing(threads):
+    schema, left_out = rows.schema(source), list[LeftOut]()
+    file = disk.written_atomically(zoo / layout.MANIFEST)
+    with folder.hashing(threads), file as put, Writer(schema, put) as whole:
+        groups = Groups(zoo, schema, whole, threads, parser.workers)
         with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
             for looked in looking.look_ahead(source.nets, groups.done, threads, parser.workers):
                 left_out += looked if isinstance(looked, list) else _take(looked, groups, non_finite)
@@ -145,7 +147,7 @@ def _fill(
         _check_anything(groups, left_out, folder)
         sha256 = folder.sha256(parser.sha256)
     here = [dataclasses.replace(one, detail=one.detail.replace(f"{folder.root}/", "")) for one in left_out]
-    _finish(zoo, name, {**told, "sha256": sha256}, groups, here)
+    _finish(zoo, name, {**told, "sha256": sha256}, rows.columns(source), groups, here)
 
 
 def _check_anything(groups: Groups, left_out: list[LeftOut], folder: Folder) -> None:
@@ -192,8 +194,15 @@ def _take(looked: Looked, groups: Groups, non_finite: str) -> Iterator[LeftOut]:
     yield from (left_out[row] for row in sorted(left_out))
 
 
-def _finish(zoo: Path, name: str, source: Mapping[str, Any], groups: Groups, left_out: list[LeftOut]) -> None:
-    """Writes what makes a zoo of the shards, and removes what an interrupted import goes on from."""
+def _finish(
+    zoo: Path,
+    name: str,
+    source: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    groups: Groups,
+    left_out: list[LeftOut],
+) -> None:
+    """Writes what makes a zoo of shards and manifest, and removes what an interrupted import goes on from."""
     record = {
         "schema": layout.IMPORTED,
         "spec": {
@@ -205,14 +214,13 @@ def _finish(zoo: Path, name: str, source: Mapping[str, Any], groups: Groups, lef
         "source": {**source, "left_out": len(left_out)},
         "device": "cpu",
         "versions": layout.versions(),
-        "columns": groups.columns,
+        "columns": columns,
         "archs": groups.archs,
         "plan": groups.plan,
     }
     told = [{"where": one.where, "reason": one.reason, "detail": one.detail} for one in left_out]
     report = {"count": len(left_out), "reasons": summary(left_out), "left_out": told}
     disk.write_atomically(zoo / REPORT, json.dumps(report, indent=1).encode())
-    disk.write_atomically(zoo / layout.MANIFEST, manifest.merged(groups.tables, groups.hashes))
     disk.write_atomically(zoo / layout.RECORD, layout.pack(record))
     os.unlink(zoo / BEGUN)
     disk.sync_folder(zoo)
