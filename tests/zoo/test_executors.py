@@ -64,7 +64,7 @@ class Device:
     real = staticmethod(Work.steps)
 
 
-def trained_in_turns(spec, out: Path, at_once: int, device: Device, monkeypatch, order=list[plan.Group]) -> Zoo:
+def trained_in_turns(spec, out: Path, at_once: int, device: Device, monkeypatch, order: Callable = list) -> Zoo:
     def run(work, groups, processes, report, split):
         local._take_turns(work, order(groups), at_once, report, split)
 
