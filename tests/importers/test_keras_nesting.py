@@ -7,6 +7,7 @@ import pytest
 
 from metanet.errors import RefusedError
 from metanet.importers.intake.writing import import_zoo
+from metanet.importers.keras_files.weights import own_names
 from tests.importers.keras_written import (
     INNER,
     Config,
@@ -100,3 +101,21 @@ def test_code_inside_an_inner_model_is_refused(tmp_path: Path):
     path = keras3(tmp_path / "net.keras", sequential([input_layer((3,)), inner]), {})
     with pytest.raises(RefusedError, match="refused: layer 'f' is a Lambda"):
         import_zoo("keras", path, tmp_path / "zoo")
+
+
+def test_nets_of_one_session_share_an_architecture(tmp_path: Path):
+    """Keras numbers the layers that nobody named through all models that a process makes."""
+    (tmp_path / "nets").mkdir()
+    for net, (first, last) in enumerate([("dense", "dense_1"), ("dense_2", "dense_3"), ("dense_9", "dense_10")]):
+        layers = [input_layer((3,)), dense(first, 3), dense(last, 2)]
+        arrays = {"layers/dense": integers([(3, 3), (3,)], net), "layers/dense_1": integers([(3, 2), (2,)], net)}
+        keras3(tmp_path / "nets" / f"net{net}.keras", sequential(layers), arrays)
+    zoo = import_zoo("keras", tmp_path / "nets", tmp_path / "zoo")
+    assert (len(zoo), len(zoo.archs)) == (3, 1)
+    assert {"net.dense.weight", "net.dense_1.weight"} <= zoo.state_dict(2, 0).keys()
+
+
+def test_names_that_somebody_gave_stay(tmp_path: Path):
+    layers = [input_layer((3,)), dense("head_7", 3), described("Conv1D", "dense", {}), dense("dense_4", 2)]
+    assert list(own_names(layers).values()) == ["input_layer", "head_7", "dense", "dense_1"]
+    assert list(own_names([dense("dense_4", 2), *layers[2:3]]).values()) == ["dense_4", "dense"]  # two would be dense

@@ -165,6 +165,7 @@ class Layer:
     """One use of a layer: its configuration, and what it reads."""
 
     path: tuple[str, ...]  # the names of the models that it is in, and its own
+    name: str  # of the same in the program, with dots between
     kind: str
     config: Mapping[str, Any]
     operands: tuple[Value | float, ...]
@@ -172,10 +173,6 @@ class Layer:
     major: int  # version of Keras that wrote it
     named: Mapping[str, Sequence[Value]] = field(default_factory=dict)  # what it reads by name
     arguments: Mapping[str, Any] = field(default_factory=dict)  # other arguments of the call
-
-    @property
-    def name(self) -> str:
-        return ".".join(part.replace(".", "_") for part in self.path)
 
     @property
     def arrays(self) -> list[np.ndarray]:
@@ -210,8 +207,9 @@ class Layer:
         if not isinstance(described, Mapping) or not isinstance(described.get("config"), Mapping):
             raise ValueError(f"found no layer as {attribute}")
         tree = self.tree.part([name_of(described), *names], *names, attribute)
-        path = (*self.path, names[0] if names else attribute)
-        return Layer(path, str(described.get("class_name")), described["config"], (x,), tree, self.major)
+        own = names[0] if names else attribute
+        kind, name = str(described.get("class_name")), f"{self.name}.{own}"
+        return Layer((*self.path, own), name, kind, described["config"], (x,), tree, self.major)
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.config.get(name, default)

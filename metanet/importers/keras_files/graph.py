@@ -11,7 +11,7 @@ from metanet.errors import RefusedError
 from metanet.importers.keras_files import configuration, layers, reading
 from metanet.importers.keras_files.building import Builder, Layer, Value
 from metanet.importers.keras_files.configuration import MODELS, Graph, Read, Use
-from metanet.importers.keras_files.weights import Weights
+from metanet.importers.keras_files.weights import Weights, own_names
 
 MOST_DEPTH = 16  # of models in models
 
@@ -30,7 +30,7 @@ def program(model: reading.Model) -> tuple[dict[str, Any], dict[str, np.ndarray]
     configs = [one["config"] for one in every if isinstance(one.get("config"), Mapping)]
     build = Builder(one_axis, any(config.get("data_format") == "channels_first" for config in configs))
     reader = _Reader(build, int(model.version.partition(".")[0] or 3))
-    outputs = reader.read(model.config, model.weights, None, ())
+    outputs = reader.read(model.config, model.weights, None)
     there = sum(array.size for array in model.weights.arrays())
     if build.from_file() != there:
         raise ValueError(f"its layers have {there:,} numbers, and the net reads {build.from_file():,} of them")
@@ -44,9 +44,10 @@ class _Reader:
         self._build, self._major = build, major
 
     def read(
-        self, model: Mapping[str, Any], tree: Weights, given: Sequence[Value] | None, path: tuple[str, ...]
+        self, model: Mapping[str, Any], tree: Weights, given: Sequence[Value] | None, inside: Layer | None = None
     ) -> tuple[Value, ...]:
-        """What a model gives for the values `given` to it, or for a new input."""
+        """What a model gives for the values `given` to it, or for a new input; `inside` is the model as a layer."""
+        path = inside.path if inside else ()
         graph = configuration.graph(model)
         for one in graph.layers:
             configuration.check(one, layers.KINDS)
@@ -62,13 +63,15 @@ class _Reader:
             )
         for (name, use, _), value in zip(graph.inputs, given or (), strict=given is not None):
             values[name, use] = (value,)
-        self._evaluate(graph, own, tree, values, path)
+        self._evaluate(graph, own, tree, values, inside)
         return tuple(_result(values, read) for read in graph.outputs)
 
     def _evaluate(
-        self, graph: Graph, own: Mapping[str, Weights], whole: Weights, values: Values, path: tuple[str, ...]
+        self, graph: Graph, own: Mapping[str, Weights], whole: Weights, values: Values, inside: Layer | None
     ) -> None:
         """Fills in what every use of a layer gives, one after those that it reads."""
+        path, above = (inside.path, f"{inside.name}.") if inside else ((), "")
+        names = own_names(graph.layers)
         waiting = {key: use for key, use in graph.uses.items() if key not in values}
         while waiting:
             ready = [key for key, use in waiting.items() if all(read[:2] in values for read in _reads(use))]
@@ -82,7 +85,8 @@ class _Reader:
                 if kind in MODELS and not tree.arrays() and whole.by_path:
                     tree = whole  # paths of Keras 2 may leave out the model
                 named = {name: [_result(values, read) for read in reads] for name, reads in use.named.items()}
-                layer = Layer((*path, key[0]), kind, config, operands, tree, self._major, named, use.arguments)
+                at = (*path, key[0]), above + names.get(key[0], key[0]).replace(".", "_")
+                layer = Layer(*at, kind, config, operands, tree, self._major, named, use.arguments)
                 values[key] = self._model(use, layer) if kind in MODELS else self._layer(layer)
 
     def _model(self, use: Use, layer: Layer) -> tuple[Value, ...]:
@@ -91,7 +95,7 @@ class _Reader:
             given = layer.inputs
         except ValueError as error:
             raise ValueError(f"the model {'/'.join(layer.path)!r} {error}") from error
-        return self.read(use.described, layer.tree, given, layer.path)
+        return self.read(use.described, layer.tree, given, layer)
 
     def _layer(self, layer: Layer) -> tuple[Value, ...]:
         try:

@@ -87,6 +87,18 @@ def _places(described: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{kind}_{number}" if number else kind
 
 
+def own_names(described: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of each layer of a model its name in the program, by its name in the file.
+
+    Keras counts the layers that nobody named through all models of a session: conv2d_7. Here they are counted in their
+    model, so that nets of one architecture are told by equal names whenever they were made.
+    """
+    names, counted = [name_of(one) for one in described], list(_places(described))
+    unnamed = [re.fullmatch(rf"{place(str(one['class_name']))}(_\d+)?", name_of(one)) for one in described]
+    own = [new if is_unnamed else name for name, new, is_unnamed in zip(names, counted, unnamed, strict=True)]
+    return dict(zip(names, own if len(set(own)) == len(own) else names, strict=True))
+
+
 def place(class_name: str) -> str:
     """Keras' name for arrays of a kind of layers: "Conv2D" -> "conv2d", "LeakyReLU" -> "leaky_re_lu"."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))

@@ -137,7 +137,9 @@ def _directions(layer: Layer, x: Value) -> list[Layer]:
         return [forward, layer.part("backward_layer", x, "backward_layer", f"backward_{name_of(other)}")]
     tree = layer.tree.part([f"backward_{name}"], "backward_layer")
     config = {**forward.config, "go_backwards": not forward.get("go_backwards", False)}
-    return [forward, replace(forward, path=(*layer.path, "backward_layer"), config=config, tree=tree)]
+    own = "backward_layer"
+    path, name = (*layer.path, own), f"{layer.name}.{own}"
+    return [forward, replace(forward, path=path, name=name, config=config, tree=tree)]
 
 
 def _merged(build: Builder, halves: list[Value], mode: Any) -> Value:
