@@ -45,7 +45,10 @@ def _graph(arch: str, activation: str) -> Any:
             nets.example_input(described)[:1],
         )
     except ValueError as error:
-        raise ValueError(f"{nets.arch_name(described)} cannot be exported as ONNX: {error}") from error
+        raise ValueError(
+            f"{nets.arch_name(described)} cannot be exported as ONNX: {error}. "
+            f"Choose nets of other architectures with nets=[...], or another format."
+        ) from error
 
 
 def _file(snapshot: Snapshot, graph: Any) -> bytes:

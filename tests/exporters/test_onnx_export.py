@@ -113,3 +113,25 @@ def test_what_the_evaluator_cannot_run_is_told_by_name():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=8)
     with pytest.raises(ValueError, match="net-3: onnx's reference evaluator cannot run what would be written"):
         check.equal(model, net, "net-3")
+
+
+class LastWord(nn.Module):
+    """As transformers classifies a text: masked words, whole numbers, and the place of the last word that is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places, self.head = nn.Embedding(4, 6), nn.Embedding(9, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        samples, length = x.shape
+        there, step = x.ne(0), torch.arange(length)
+        y = self.words(x) + self.places(there.to(torch.int64).cumsum(1) * there + 1)
+        near = (step[None, :, None] >= step[None, None]).expand(samples, -1, -1)  # of numbers alone, for every sample
+        y = nn.functional.scaled_dot_product_attention(y, y, y, torch.where(near, 0.0, -1e4))
+        return self.head(y)[torch.arange(samples), (there.int() * step).argmax(-1)]
+
+
+def test_whole_numbers_and_masks_for_every_sample_are_written():
+    net = LastWord().eval()
+    model = graph.model(net, torch.ones(1, 5, dtype=torch.int64))
+    check.equal(graph.filled(model, net.state_dict(), list(net.state_dict())), net, "net")

@@ -77,7 +77,7 @@ def model(module: nn.Module, sample: Tensor) -> onnx.ModelProto:
     """
     programs = [_exported(module, torch.cat([sample] * count)) for count in SAMPLES]
     graph = Graph(taken={INPUT, *module.state_dict(), *(name.partition(".")[2] for name in module.state_dict())})
-    walk = _Walk(graph, programs[0], {})
+    walk = _Walk(graph, programs)
     nodes = [list(program.graph.nodes) for program in programs]
     if len(nodes[0]) != len(nodes[1]):
         raise ValueError(f"{type(module).__name__}: its operators depend on the number of samples")
@@ -131,15 +131,19 @@ def _exported(module: nn.Module, x: Tensor) -> ExportedProgram:
 @dataclass
 class _Walk:
     graph: Graph
-    program: ExportedProgram
-    values: dict[Node, Any]  # a Ref, or a Tensor where no input and no weight is read
+    programs: list[ExportedProgram]  # for each number of samples
+    values: dict[Node, Any] = field(default_factory=dict)  # a Ref, or a Tensor where no input and no weight is read
+    twins: dict[Node, Node] = field(default_factory=dict)  # in the other program
 
     def take(self, node: Node, other: Node) -> None:
         """One node, and what it is for the other number of samples."""
+        self.twins[node] = other
         if node.op == "placeholder":
-            self._placeholder(node)
+            for one, program in zip((node, other), self.programs, strict=True):
+                self._placeholder(one, program)
         elif node.target is operator.getitem and node.users:
-            self.values[node] = self.values[node.args[0]][node.args[1]]  # type: ignore[index]
+            for one in (node, other) if other.args[0] in self.values else (node,):
+                self.values[one] = self.values[one.args[0]][one.args[1]]  # type: ignore[index]
         elif (
             node.op == "call_function"
             and node.target is not operator.getitem
@@ -147,26 +151,41 @@ class _Walk:
         ):
             self._call(node, other)
 
-    def _placeholder(self, node: Node) -> None:
-        (spec,) = (one for one in self.program.graph_signature.input_specs if one.arg.name == node.name)
+    def _placeholder(self, node: Node, program: ExportedProgram) -> None:
+        (spec,) = (one for one in program.graph_signature.input_specs if one.arg.name == node.name)
         if spec.kind is InputKind.USER_INPUT:
-            self.values[node] = Ref(INPUT, node.meta["val"].shape)
-        elif spec.target in self.program.state_dict and self.program.state_dict[spec.target].is_floating_point():
+            self.values[node] = Ref(INPUT, node.meta["val"].shape, dtype=node.meta["val"].dtype)
+        elif spec.target in program.state_dict and program.state_dict[spec.target].is_floating_point():
             self.values[node] = Ref(str(spec.target), node.meta["val"].shape, weight=True)
         else:
-            constants = {**self.program.state_dict, **self.program.constants}
+            constants = {**program.state_dict, **program.constants}
             self.values[node] = constants[str(spec.target)].detach()
 
     def _call(self, node: Node, other: Node) -> None:
         if all(isinstance(self.values.get(one), Tensor) for one in node.all_input_nodes):
-            args, kwargs = map_arg((node.args, node.kwargs), lambda one: self.values[one])
-            self.values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            for one in (node, other):
+                args, kwargs = map_arg((one.args, one.kwargs), lambda part: self.values[part])
+                self.values[one] = one.target(*args, **kwargs)  # type: ignore[operator]
             return
         name = ".".join(str(node.target).split(".")[:2])
         rule = rules.RULES.get(name.removesuffix("_"))
         if rule is None:
             raise ValueError(f"{name}: there is no rule that writes this operator as ONNX")
-        self.values[node] = rule(Call(self.graph, name, self._arguments(node), _shapes(node, other)))
+        first = next(iter(_results(node)), None)
+        more = () if first is None else (first.dtype,)
+        self.values[node] = rule(Call(self.graph, name, self._arguments(node), _shapes(node, other), *more))
+
+    def _spread(self, node: Node) -> Any:
+        """A value; one that was computed here, and is the same for every sample, for as many of them as there are."""
+        value, more = self.values.get(node), self.values.get(self.twins[node])
+        if not isinstance(value, Tensor) or not isinstance(more, Tensor) or value.shape == more.shape:
+            return value
+        (shape,) = _shapes(node, self.twins[node])
+        row = value[tuple(slice(1) if size == -1 else slice(None) for size in shape)]
+        if not torch.equal(row.expand_as(value), value) or not torch.equal(row.expand_as(more), more):
+            return value
+        call = Call(self.graph, str(node.target), {}, [shape], value.dtype)
+        return call.emit("Expand", row, call.sizes())
 
     def _arguments(self, node: Node) -> dict[str, Any]:
         """The arguments by the names of the operator's schema, with its defaults."""
@@ -178,17 +197,19 @@ class _Walk:
 
     def _known(self, argument: Any) -> Any:
         if isinstance(argument, Node):
-            return self.values.get(argument)
+            return self._spread(argument)
         return [self._known(one) for one in argument] if isinstance(argument, list | tuple) else argument
 
 
 def _shapes(node: Node, other: Node) -> list[tuple[int, ...]]:
     """The shape of each result, with -1 where the samples are."""
-    both = [
-        one.meta["val"] if isinstance(one.meta["val"], list | tuple) else [one.meta["val"]] for one in (node, other)
-    ]
+    both = zip(_results(node), _results(other), strict=True)
     return [
         tuple(size if size == more else -1 for size, more in zip(one.shape, two.shape, strict=True))
-        for one, two in zip(*both, strict=True)
-        if isinstance(one, Tensor)
+        for one, two in both
     ]
+
+
+def _results(node: Node) -> list[Tensor]:
+    found = node.meta["val"]
+    return [one for one in (found if isinstance(found, list | tuple) else [found]) if isinstance(one, Tensor)]

@@ -125,7 +125,7 @@ def attention(call: Call) -> Ref:
     scores = call.emit("Mul", call.emit("MatMul", query, swapped), float(scale))
     if call["is_causal"]:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
-    if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
+    if mask is not None and mask.dtype == torch.bool:
         scores = call.emit("Where", mask, scores, LOW)
     elif mask is not None:
         scores = call.emit("Add", scores, mask)

@@ -25,7 +25,7 @@ def _plain(kind: str) -> Callable[[Call], Ref]:
 
 
 def identity(call: Call) -> Ref:
-    return call["input"] if "input" in call.arguments else call["self"]
+    return call.cast(call["input"] if "input" in call.arguments else call["self"], call.dtype)
 
 
 def softplus(call: Call) -> Ref:
@@ -84,8 +84,9 @@ def power(call: Call) -> Ref:
     return call.emit("Pow", call["self"], float(call["exponent"]))
 
 
+ARITHMETIC = {"add": "Add", "mul": "Mul", "div": "Div", "sub": "Sub", "rsub": "Sub", "maximum": "Max", "minimum": "Min"}
 COMPARISONS = {"lt": "Less", "le": "LessOrEqual", "eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater"}
-COMPARISONS |= {"maximum": "Max", "minimum": "Min", "logical_and": "And", "logical_or": "Or"}
+LOGICAL = {"logical_and": "And", "logical_or": "Or"}
 
 
 def _binary(kind: str) -> Callable[[Call], Ref]:
@@ -99,20 +100,30 @@ def _binary(kind: str) -> Callable[[Call], Ref]:
             raise call.refuse("there is no rule for its alpha or its rounding")
         alpha = call.arguments.get("alpha", 1)
         if alpha != 1:
-            right = right * alpha if isinstance(right, int | float) else call.emit("Mul", right, float(alpha))
-        return call.emit(kind, left, right)
+            right = (
+                right * alpha
+                if isinstance(right, int | float)
+                else call.emit("Mul", call.cast(right, call.dtype), call.cast(alpha, call.dtype))
+            )
+        dtype = call.dtype if kind in ARITHMETIC.values() else call.common(left, right)
+        return call.emit(kind, call.cast(left, dtype), call.cast(right, dtype))
 
     return binary
 
 
+def unequal(call: Call) -> Ref:
+    return call.emit("Not", _binary("Equal")(call))
+
+
 def where(call: Call) -> Ref:
-    return call.emit("Where", call["condition"], call["self"], call["other"])
+    parts = (call.cast(call[name], call.dtype) for name in ("self", "other"))
+    return call.emit("Where", call["condition"], *parts)
 
 
 def masked_fill(call: Call) -> Ref:
     value = call["value"]
     value = max(-3e38, min(3e38, value)) if isinstance(value, float) and math.isinf(value) else value
-    return call.emit("Where", call["mask"], value, call["self"])
+    return call.emit("Where", call["mask"], call.cast(value, call.dtype), call["self"])
 
 
 RULES: dict[str, Any] = {
@@ -120,9 +131,8 @@ RULES: dict[str, Any] = {
     **{f"aten.{name}": identity for name in SAME},
     **dict.fromkeys(("aten.elu", "aten.celu"), elu),
     **dict.fromkeys(("aten.clamp", "aten.hardtanh", "aten.relu6"), clamp),
-    **{f"aten.{name}": _binary(kind) for name, kind in (("add", "Add"), ("mul", "Mul"), ("div", "Div"))},
-    **{f"aten.{name}": _binary("Sub") for name in ("sub", "rsub")},
-    **{f"aten.{name}": _binary(kind) for name, kind in COMPARISONS.items()},
+    **{f"aten.{name}": _binary(kind) for name, kind in {**ARITHMETIC, **COMPARISONS, **LOGICAL}.items()},
+    "aten.ne": unequal,
     "aten.logical_not": lambda call: call.emit("Not", call["self"]),
     "aten.softplus": softplus,
     "aten.silu": silu,

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+from onnx import numpy_helper
 from torch import Tensor
 
 from metanet.exporters.onnx_files.rules import Call, Ref
@@ -38,15 +40,35 @@ def permute(call: Call) -> Ref:
 
 
 def expand(call: Call) -> Ref:
-    """The number of samples is read off the input."""
-    x = call["self"]
-    if -1 not in call.shape:
-        return call.emit("Expand", x, call.graph.whole(list(call.shape)))
-    if call.shape[0] != -1 or -1 in call.shape[1:]:
-        raise call.refuse("another axis than the first becomes as long as there are samples")
-    count = call.emit("Shape", "input", start=0, end=1)
-    shape = call.emit("Concat", count, call.graph.whole(list(call.shape[1:])), axis=0)
-    return call.emit("Expand", x, shape)
+    return call.emit("Expand", call["self"], call.sizes())
+
+
+def zeros(call: Call) -> Ref:
+    number = numpy_helper.from_array(torch.zeros(1, dtype=call.dtype).numpy())
+    return call.emit("ConstantOfShape", call.sizes(), value=number)
+
+
+def argmax(call: Call) -> Ref:
+    x, axis = call["self"], call["dim"]
+    if axis is None or x.shape[axis] == -1 or axis % x.rank == 0:
+        raise call.refuse("it mixes the samples")
+    return call.emit("ArgMax", x, axis=axis, keepdims=int(call["keepdim"]))
+
+
+def cumsum(call: Call) -> Ref:
+    if call["dim"] % call["self"].rank == 0:
+        raise call.refuse("it mixes the samples")
+    return call.emit("CumSum", call.cast(call["self"], call.dtype), call.graph.whole(Tensor([call["dim"]]).long()[0]))
+
+
+def index(call: Call) -> Ref:
+    """One place of every sample: x[arange(samples), places]."""
+    x, places = call["self"], call["indices"]
+    rows = places[0]
+    ours = len(places) == 2 and isinstance(rows, Tensor) and isinstance(places[1], Ref) and places[1].rank == 1
+    if not ours or rows.tolist() != list(range(len(rows))):
+        raise call.refuse("there is a rule for x[arange(samples), places] alone")
+    return call.emit("GatherND", x, call.emit("Unsqueeze", places[1], call.graph.whole([1])), batch_dims=1)
 
 
 def cat(call: Call) -> Ref:
@@ -192,6 +214,10 @@ RULES: dict[str, Any] = {
     **{f"aten.upsample_{kind}": upsample for kind in ("linear1d", "bilinear2d", "trilinear3d", "bicubic2d")},
     **{f"aten.{kind}{n}d": upsample for kind in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)},
     "aten.expand": expand,
+    "aten.new_zeros": zeros,
+    "aten.argmax": argmax,
+    "aten.cumsum": cumsum,
+    "aten.index": index,
     "aten.cat": cat,
     "aten.stack": stack,
     "aten.slice": slice_,
