@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,16 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes))
         return outputs
 
+    def prune(self, outputs: Sequence[str]) -> None:
+        """Leaves out what none of the outputs needs."""
+        needed, kept = set(outputs), list[NodeProto]()
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.constants = {name: one for name, one in self.constants.items() if name in needed}
+
 
 def model(module: nn.Module, sample: Tensor) -> onnx.ModelProto:
     """The model of a module in eval mode that reads samples like `sample`, [1, *shape], without its weights.
@@ -89,6 +99,7 @@ def model(module: nn.Module, sample: Tensor) -> onnx.ModelProto:
     found = [value for node, value in walk.values.items() if node.name in outputs]
     if not found or not all(isinstance(value, Ref) for value in found):
         raise ValueError(f"{type(module).__name__}: its output is not computed from its input")
+    graph.prune([value.name for value in found])
     kind = TensorProto.FLOAT if sample.is_floating_point() else TensorProto.INT64
     inside = helper.make_graph(
         graph.nodes,
@@ -185,7 +196,7 @@ class _Walk:
         if not torch.equal(row.expand_as(value), value) or not torch.equal(row.expand_as(more), more):
             return value
         call = Call(self.graph, str(node.target), {}, [shape], value.dtype)
-        return call.emit("Expand", row, call.sizes())
+        return replace(call.emit("Expand", row, call.sizes()), each=row)
 
     def _arguments(self, node: Node) -> dict[str, Any]:
         """The arguments by the names of the operator's schema, with its defaults."""

@@ -30,6 +30,7 @@ class Ref:
     shape: tuple[int, ...]  # with as many samples as the graph is exported for, or -1
     weight: bool = False
     dtype: torch.dtype = torch.float32
+    each: Tensor | None = None  # what it is for one sample and for every other
 
     @property
     def rank(self) -> int:

@@ -107,7 +107,10 @@ def group_norm(call: Call) -> Ref:
 
 
 def embedding(call: Call) -> Ref:
-    return call.emit("Gather", call["weight"], call["indices"], axis=0)
+    weight, indices = call["weight"], call["indices"]
+    if isinstance(indices, Ref) and indices.each is not None:  # places: taken once, for all samples
+        return call.emit("Expand", call.emit("Gather", weight, indices.each, axis=0), call.sizes())
+    return call.emit("Gather", weight, indices, axis=0)
 
 
 def softmax(call: Call) -> Ref:
