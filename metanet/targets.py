@@ -196,6 +196,8 @@ def describe(
         return "every architecture has one value of it"
     numeric = np.issubdtype(column.dtype, np.number)
     repeated = 2 * len(distinct) <= len(np.unique(lineage))
+    if not numeric and not repeated and len(distinct) > MOST_CLASSES:
+        return f"{len(distinct)} different texts, which hardly two training runs share"
     if not numeric or (name not in MEASURED and len(distinct) <= MOST_CLASSES and repeated):
         shares = np.bincount(place[train], minlength=len(distinct)) / train.sum()
         classes = tuple(_text(value) for value in distinct.tolist())

@@ -59,6 +59,9 @@ def main(options: Options) -> None:
     runs, left_out = len(set(zoo.manifest["lineage"].to_pylist())), zoo.record["source"]["left_out"]
     told = f"; {left_out} left out, see {zoo.path / REPORT}" if left_out else ""
     print(f"{zoo.path}: {len(zoo)} snapshots of {runs} training runs, {len(zoo.archs)} architectures{told}")
+    factories = ",".join(sorted({arch["factory"] for arch in zoo.archs.values() if "factory" in arch}))
+    leave = f"METANET_FACTORIES={factories} " if factories else ""
+    print(f"next: {leave}python scripts/build_graphs.py zoo={zoo.path}, then python -m metanet.train zoo={zoo.path}")
 
 
 if __name__ == "__main__":

@@ -135,3 +135,11 @@ def test_the_generalisation_gap_is_train_minus_test_accuracy():
     columns = targets.candidates(manifest, [])
     assert list(columns) == ["image_set", "test_accuracy", "generalisation_gap"]
     np.testing.assert_allclose(columns["generalisation_gap"].to_numpy(), [0.4, -0.1])
+
+
+def test_texts_that_single_runs_have_are_no_target():
+    """Names of files, dates and the like: no net of the test split has a class that was trained on."""
+    assert describe([f"run-{lineage}" for lineage in LINEAGE.tolist()]) == (
+        f"{len(np.unique(LINEAGE))} different texts, which hardly two training runs share"
+    )
+    assert isinstance(describe([f"group-{lineage % 9}" for lineage in LINEAGE.tolist()]), Target)

@@ -191,7 +191,7 @@ def _boolean(row: Mapping[str, str], column: str) -> bool:
 
 def _one_of(names: tuple[str, ...], row: Mapping[str, str], column: str) -> str:
     """The name behind a number in the CSV."""
-    number = int(row[column])
-    if not 0 <= number < len(names):
-        raise ValueError(f"{row['path']}: {column}: found {number}, expected 0 to {len(names) - 1}")
-    return names[number]
+    if row[column] not in map(str, range(len(names))):
+        told = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+        raise ValueError(f"{row['path']}: {column}: found {row[column]!r}, expected {told}")
+    return names[int(row[column])]

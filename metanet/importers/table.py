@@ -14,6 +14,7 @@ The columns of the table:
     train_accuracy, valid_accuracy, test_accuracy, train_loss, valid_loss, test_loss, psnr    measured on the snapshot
     label             what the image of an implicit representation shows: text, though it may be a digit
     source.NAME       of a zoo that was imported before: kept, and no target
+    seed              kept as source.seed, and no target
     everything else   a hyperparameter, hence a target: optimizer, learning_rate, your own
 
 In place of `arch`, `module=package:factory input=[1,channels,height,width]` says what all nets are. Checkpoints are

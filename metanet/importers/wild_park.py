@@ -25,7 +25,7 @@ from metanet.importers.intake.parser import Parsed, Parser
 from metanet.importers.intake.reading import each
 from metanet.importers.intake.source import Foreign, LeftOut, Source
 
-HYPERPARAMETERS = {"optimizer": str, "learning_rate": float, "batch_size": int, "weight_decay": float, "seed": int}
+HYPERPARAMETERS = {"optimizer": str, "learning_rate": float, "batch_size": int, "weight_decay": float}
 METRICS = {"test_accuracy": "test/acc", "test_loss": "test/loss"}  # ours: theirs
 METADATA = ("config", "run", "split", "score")
 NUMBER = re.compile(r"checkpoint_([0-9]{1,9})")
@@ -140,7 +140,6 @@ def _net(where: str, answer: Parsed, last: int, listed: Mapping[str, Any]) -> Fo
             "learning_rate": _real(optimizer.get("lr")),
             "batch_size": run["batch_size"] if type(run.get("batch_size")) is int else None,
             "weight_decay": _real(optimizer.get("weight_decay")),
-            "seed": run["seed"] if type(run.get("seed")) is int else None,
         },
         metrics=metrics,
         metadata={

@@ -119,7 +119,7 @@ def test_a_function_is_called_only_with_leave(checkpoints: Path, tmp_path: Path,
         ({"module": "users_nets:needs", "input": [1, 1, 4, 4]}, "expected package:factory without arguments"),
         ({"module": "users_nets:sequence", "input": [1, 1, 4, 4]}, r"its output is no tensor \[batch, numbers\]"),
         ({"module": "users_nets:Net"}, r"found input=None, expected input=\[1,channels,height,width\]"),
-        ({}, "found the architecture 'nowhere', expected module=package:factory"),
+        ({}, "found no architecture, expected module=package:factory"),
     ],
 )
 def test_a_module_that_does_not_serve_is_told(checkpoints: Path, tmp_path: Path, options: dict[str, Any], message: str):
@@ -165,7 +165,7 @@ def test_hostile_checkpoints_are_left_out_and_alone_refused(checkpoints: Path, t
 
 def labelled(name: str, number: int) -> dict[str, Any]:
     row = {"path": name, "run": f"run{number // 2}", "step": 10 * (number % 2)}
-    row |= {"optimizer": ("adam", "sgd")[number % 2], "learning_rate": 10.0 ** -(number + 1), "seed": number}
+    row |= {"optimizer": ("adam", "sgd")[number % 2], "learning_rate": 10.0 ** -(number + 1), "warmup": number}
     row |= {"clean": number > 1, "test_accuracy": 0.5 + number / 10}
     return {**row, "note": "" if number else "first", "status": "mine", "train_loss": "nan"}
 
@@ -181,10 +181,10 @@ def test_labels_become_columns_of_their_kind(checkpoints: Path, tmp_path: Path, 
     else:
         (checkpoints / "metadata.json").write_text(json.dumps({row["path"]: row for row in rows}))
     zoo = import_zoo("state_dicts", checkpoints, tmp_path / "zoo", **MODULE)
-    assert zoo.columns["hyperparameters"] == ["optimizer", "learning_rate", "seed", "clean", "note"]
+    assert zoo.columns["hyperparameters"] == ["optimizer", "learning_rate", "warmup", "clean", "note"]
     found = {row["source.path"]: row for row in zoo.manifest.to_pylist()}
     last = found["d.bin"]
-    assert (last["optimizer"], last["learning_rate"], last["seed"], last["clean"]) == ("sgd", 1e-4, 3, True)
+    assert (last["optimizer"], last["learning_rate"], last["warmup"], last["clean"]) == ("sgd", 1e-4, 3, True)
     assert (last["step"], last["status"], last["source.status"], last["note"]) == (10, "ok", "mine", None)
     assert last["test_accuracy"] == pytest.approx(0.8)
     assert last["train_loss"] is None
@@ -229,7 +229,10 @@ def test_stacked_tensors_are_imported_by_row(tmp_path: Path):
         ({"row": 7}, "expected more than 7 nets"),
         ({"row": "x"}, "row: found 'x', expected a whole number"),
         ({"step": "-1"}, "step: found '-1', expected a whole number"),
-        ({"arch": "large"}, "found the architecture 'large', expected module=.*, or a column arch with one of small"),
+        (
+            {"arch": "large"},
+            "found the architecture 'large', expected module=.*, or a column arch with a name in archs.json: small",
+        ),
         ({"activation": ""}, "no activation; expected a column activation, for family mlp"),
         ({"activation": "relo"}, "found 'relo'"),
         ({"path": "../own/part0.safetensors"}, "a path upwards"),
@@ -268,7 +271,7 @@ def test_an_architecture_that_is_none_is_told(tmp_path: Path, arch: Any, message
         import_zoo("table", tmp_path / "own", tmp_path / "zoo")
 
 
-@pytest.mark.parametrize("column", ["step", "seed"])
+@pytest.mark.parametrize("column", ["step", "warmup"])
 def test_numbers_beyond_64_bits_are_left_out(tmp_path: Path, column: str):
     rows = [row | {column: 10 ** (20 * row["row"])} for row in own_table(tmp_path / "own", 2)]
     put_csv(tmp_path / "own" / "nets.csv", rows)
@@ -291,3 +294,18 @@ def test_a_table_that_is_none_is_told(tmp_path: Path, name: str, text: str, mess
     (tmp_path / "own" / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         import_zoo("table", tmp_path / "own", tmp_path / "zoo")
+
+
+def test_seeds_are_kept_and_are_no_targets(checkpoints: Path, tmp_path: Path):
+    put_csv(
+        checkpoints / "metadata.csv",
+        [{"path": "a.pt", "seed": 3, "depth": 1}, {"path": "b.pth", "seed": 4, "depth": 2}],
+    )
+    zoo = import_zoo("state_dicts", checkpoints, tmp_path / "zoo", **MODULE)
+    assert zoo.columns["hyperparameters"] == ["depth"]
+    assert {"3", "4"} <= set(zoo.manifest["source.seed"].to_pylist())
+
+
+def test_a_net_without_an_architecture_is_told_what_is_missing(checkpoints: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"a\.pt: found no architecture, expected module=.* archs\.json, which is not"):
+        import_zoo("state_dicts", checkpoints, tmp_path / "zoo")

@@ -185,3 +185,10 @@ def test_a_csv_that_leads_outside_is_refused(release: Path, tmp_path: Path):
     details = " ".join(one["detail"] for one in report["left_out"])
     assert "a path upwards" in details
     assert "an absolute path" in details
+
+
+def test_a_name_in_place_of_a_number_is_told(tmp_path: Path):
+    row = described() | {"path": "run", "weightn_conv": "1", "weightn_fc": "1"}
+    told = r"run: optimizer: found 'adam', expected 0 \(adam\), 1 \(rmsprop\), 2 \(momentum\)"
+    with pytest.raises(ValueError, match=told):
+        nws._one_of(nws.OPTIMIZERS, row | {"optimizer": "adam"}, "optimizer")

@@ -95,9 +95,13 @@ def _parse(reader: Reader, path: Path, options: dict[str, str]) -> tuple[dict[st
         return {"error": told, "sha256": _sha256(path)}, {}
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path) -> str | None:
+    """None of a file that is gone or cannot be read, of which the importer tells."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _lift() -> None:

@@ -44,6 +44,7 @@ class Folder:
         self.path = path
         self.root = (path if path.is_dir() else path.parent).resolve()
         self._read: dict[str, Path] = {}
+        self._seen: dict[str, tuple[int, int, int]] = {}  # what `_state` was when a file was asked for
         self._hashes: dict[Path, str] = {}  # of files that were read whole
         self._mapped: list[Path] = []
         self._hashing: list[Future[None]] = []
@@ -55,6 +56,7 @@ class Folder:
             RefusedError: the name or a link leads outside the root, or to what is no ordinary file or has hard links.
             FileNotFoundError: no such file.
             ValueError: too large, as a file may claim to be that has nothing in it.
+            OSError: the user may not read it.
         """
         problem = path_problem(name)
         if problem:
@@ -76,8 +78,21 @@ class Folder:
             )
         if most is not None and about.st_size > most:
             raise ValueError(f"{path}: found {about.st_size:,} bytes, more than the {most:,} that are read")
-        self._read[name] = Path(resolved)
+        if not os.access(resolved, os.R_OK):
+            raise OSError(f"{path}: cannot be read: permission denied. chmod +r gives the right to, to its owner")
+        self._read[name], self._seen[name] = Path(resolved), _state(about)
         return self._read[name]
+
+    def check_unchanged(self) -> None:
+        """Raises OSError if a file that was read is another one now."""
+        for name, path in self._read.items():
+            now = _state(path.stat()) if path.exists() else None
+            if now != self._seen[name]:
+                told = "is gone" if now is None else "has changed"
+                raise OSError(
+                    f"{self.root / name}: {told} since it was read; no zoo was written. Import again when nothing "
+                    f"writes there, or give a copy of the folder."
+                )
 
     def has(self, name: str) -> bool:
         """Whether there is an ordinary file of that name inside the root."""
@@ -93,9 +108,13 @@ class Folder:
         return sorted(name.as_posix() for name in visible if not (self.root / name).is_dir())
 
     def listing(self) -> str:
-        """A SHA-256 of names, sizes and times of all visible files below the root: another if one has changed."""
+        """A SHA-256 of names, sizes and times of all visible files below the root: another if one has changed.
+
+        Raises:
+            OSError: a folder that the user may not read, whose nets would be missing.
+        """
         whole = hashlib.sha256()
-        for folder, folders, files in os.walk(self.root):
+        for folder, folders, files in os.walk(self.root, onerror=_unreadable):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(name for name in files if not name.startswith(".")):
                 about = os.stat(os.path.join(folder, name), follow_symlinks=False)
@@ -220,6 +239,14 @@ class Folder:
             raise ValueError(f"{path}: its header claims {shape} of {dtype}, {expected:,} bytes; found {found:,}")
         self._mapped.append(path)
         return np.load(path, mmap_mode="c", allow_pickle=False) if found else np.zeros(shape, dtype)
+
+
+def _state(about: os.stat_result) -> tuple[int, int, int]:
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _unreadable(error: OSError) -> None:
+    raise OSError(f"{error.filename}: cannot be read: {error.strerror}. chmod +rx gives the right to, to its owner")
 
 
 def _has_no_links(root: str, name: str) -> bool:

@@ -26,6 +26,7 @@ BOOLEANS = {"false": False, "true": True}
 ARCHS = "archs.json"
 FILE = "file"  # the metadata column with what stands in the file itself
 OF_SOURCE = "source."  # columns of a zoo that was imported once before, and say nothing of the training
+SEED = "seed"  # kept in source.seed: no weight tells it, and as a target it would stand for the order of the nets
 OWN = "own"  # the activation of a module that brings its own
 
 Row = dict[str, str]
@@ -48,9 +49,11 @@ class Architectures:
         if name in self.named:
             return dict(self.named[name])
         if self.module is None or name:
+            found = f"found the architecture {name!r}" if name else "found no architecture"
+            known = f"{ARCHS}: {', '.join(self.named)}" if self.named else f"{ARCHS}, which is not there"
             raise ValueError(
-                f"{where}: found the architecture {name or 'nowhere'!r}, expected module=package:factory with "
-                f"input=[1,channels,height,width], or a column arch with one of {', '.join(self.named) or ARCHS}"
+                f"{where}: {found}, expected module=package:factory with input=[1,channels,height,width], or a column "
+                f"arch with a name in {known}"
             )
         return dict(self.module)
 
@@ -130,7 +133,7 @@ def columns(rows: list[Row], families: Sequence[str]) -> Columns:
     """The columns of rows on nets of `families`. With our own names they keep their kind; of others the values tell."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     known = [name for name in nets.FAMILIES if name in families]
-    taken = {*PLACES, *METRICS, *manifest.PLACE.names, "family", "sha256"}
+    taken = {*PLACES, *METRICS, *manifest.PLACE.names, "family", "sha256", SEED}
     taken |= {field for name in known for field in nets.FAMILIES[name].FIELDS}
     labels = [name for name in names if name not in taken and not name.startswith(OF_SOURCE)]
     kinds = {name: _kind(name, [row.get(name, "") for row in rows]) for name in labels}

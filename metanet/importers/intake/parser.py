@@ -118,7 +118,8 @@ class Parser:
         file.unlink()
         file.with_suffix(".json").unlink()
         for path, answer in zip(job.paths, answers, strict=True):
-            self.sha256[path] = answer["sha256"]
+            if answer["sha256"]:
+                self.sha256[path] = answer["sha256"]
             if "error" in answer:
                 kind = RefusedError if answer.get("refused") else ValueError
                 yield kind(str(answer["error"]))

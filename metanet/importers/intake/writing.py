@@ -56,7 +56,7 @@ def import_zoo(
         FileNotFoundError: nothing is at `path`.
         FileExistsError: something is at `out`.
         LockedError: another import writes to `out`.
-        OSError: disk full, no permission, ...
+        OSError: disk full, no permission, files that change while they are read, ...
     """
     reader, out, folder = importers.find(format), Path(out), Folder(path)
     formats.check_options(format, reader.read, options)
@@ -68,10 +68,10 @@ def import_zoo(
         raise ValueError(f"verify={verify}: expected accuracy")
     if out.exists():
         raise FileExistsError(f"{out}: is there already. Remove it, or choose another out=.")
-    unfinished = out.with_name(f".{out.name}.import{disk.TEMPORARY}")
+    files, unfinished = folder.listing(), out.with_name(f".{out.name}.import{disk.TEMPORARY}")
     disk.make_folder(unfinished)
     told = {"format": format, "options": options | ({} if non_finite == "leave_out" else {"non_finite": non_finite})}
-    begun = json.dumps({**told, "files": folder.listing(), "versions": layout.versions()}, sort_keys=True).encode()
+    begun = json.dumps({**told, "files": files, "versions": layout.versions()}, sort_keys=True).encode()
     workers = workers or machine.num_cores()
     with disk.one_writer(unfinished), Parser(workers) as parser, _one_core_a_thread():
         try:
@@ -137,15 +137,18 @@ def _fill(
         disk.make_folder(zoo / part)
     schema, left_out = rows.schema(source), list[LeftOut]()
     file = disk.written_atomically(zoo / layout.MANIFEST)
-    with folder.hashing(threads), file as put, Writer(schema, put) as whole:
-        groups = Groups(zoo, schema, whole, threads, parser.workers)
-        with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
-            for looked in looking.look_ahead(source.nets, groups.done, threads, parser.workers):
-                left_out += looked if isinstance(looked, list) else _take(looked, groups, non_finite)
-                advance(len(looked))
-        groups.end()
-        _check_anything(groups, left_out, folder)
-        sha256 = folder.sha256(parser.sha256)
+    try:
+        with folder.hashing(threads), file as put, Writer(schema, put) as whole:
+            groups = Groups(zoo, schema, whole, threads, parser.workers)
+            with progress(f"importing {folder.path.name}", source.total, "snapshots") as advance:
+                for looked in looking.look_ahead(source.nets, groups.done, threads, parser.workers):
+                    left_out += looked if isinstance(looked, list) else _take(looked, groups, non_finite)
+                    advance(len(looked))
+            groups.end()
+            _check_anything(groups, left_out, folder)
+            sha256 = folder.sha256(parser.sha256)
+    finally:
+        folder.check_unchanged()  # what has changed meanwhile may be told as damage
     here = [dataclasses.replace(one, detail=one.detail.replace(f"{folder.root}/", "")) for one in left_out]
     _finish(zoo, name, {**told, "sha256": sha256}, rows.columns(source), groups, here)
 
