@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from metanet.errors import BAD_DATA, exit_code
 
 Options = TypeVar("Options")
-REQUIRED = "???"  # omegaconf's mark of a value that the command line must give
+REQUIRED: Any = "???"  # omegaconf's mark of a value that the command line must give
 
 
 def told(error: Exception) -> str:

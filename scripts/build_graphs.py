@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from omegaconf import MISSING
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -63,7 +62,7 @@ SCALAR_COLUMNS = SHARED_COLUMNS | {
 
 @dataclass
 class Options:
-    zoo: str = field(default=MISSING, metadata={"help": "a zoo's folder"})
+    zoo: str = field(default=commandline.REQUIRED, metadata={"help": "a zoo's folder"})
     materialize: bool = field(default=False, metadata={"help": "write the graphs of all nets, not only the templates"})
     out: str | None = field(default=None, metadata={"help": "folder of the materialised graphs (<zoo>/graphs)"})
     scalar_edges: bool = field(default=False, metadata={"help": "write an edge per parameter, not per channel pair"})

@@ -12,16 +12,14 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
 from metanet import commandline, exporters
 from metanet.zoo.store import open_zoo
 
 
 @dataclass
 class Options:
-    zoo: str = field(default=MISSING, metadata={"help": "the zoo's folder"})
-    out: str = field(default=MISSING, metadata={"help": "a folder for the files, not there yet or empty"})
+    zoo: str = field(default=commandline.REQUIRED, metadata={"help": "the zoo's folder"})
+    out: str = field(default=commandline.REQUIRED, metadata={"help": "a folder for the files, not there yet or empty"})
     format: str = field(default=exporters.DEFAULT, metadata={"help": "a module of metanet/exporters"})
     nets: list[int] = field(default_factory=list, metadata={"help": "their numbers (all that did not diverge)"})
     step: int | None = field(default=None, metadata={"help": "the snapshot's step (the last)"})

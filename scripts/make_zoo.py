@@ -12,8 +12,6 @@ Image sets are read from $METANET_DATA, else ./data; `make data` gets them. docs
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
 from metanet import commandline, machine
 from metanet.zoo import plan, sizes
 from metanet.zoo.convolutions import VARIANTS
@@ -25,7 +23,7 @@ from metanet.zoo.way import choose
 
 @dataclass
 class Options:
-    spec: str = field(default=MISSING, metadata={"help": "a YAML file"})
+    spec: str = field(default=commandline.REQUIRED, metadata={"help": "a YAML file"})
     out: str | None = field(default=None, metadata={"help": "the zoo's folder (zoos/<name of the spec>)"})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda or cuda:<number>"})
     processes: int | None = field(default=None, metadata={"help": "groups at once (one per core; what fills a GPU)"})

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -34,8 +33,8 @@ BATCH = 256
 
 @dataclass
 class Options:
-    zoo: str = field(default=MISSING, metadata={"help": "a zoo's folder"})
-    nets: list[int] = field(default=MISSING, metadata={"help": "two nets of one architecture: [0,1]"})
+    zoo: str = field(default=commandline.REQUIRED, metadata={"help": "a zoo's folder"})
+    nets: list[int] = field(default=commandline.REQUIRED, metadata={"help": "two nets of one architecture: [0,1]"})
     step: int | None = field(default=None, metadata={"help": "a snapshot of both (the last of each)"})
     method: str = field(default="weights", metadata={"help": ", ".join(METHODS)})
     images: int = field(default=2048, metadata={"help": "training images to match and to measure statistics with"})

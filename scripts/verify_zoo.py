@@ -10,8 +10,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import MISSING
-
 from metanet import commandline, errors
 from metanet.progress import progress
 from metanet.zoo import layout, verify
@@ -19,7 +17,7 @@ from metanet.zoo import layout, verify
 
 @dataclass
 class Options:
-    zoo: str = field(default=MISSING, metadata={"help": "a zoo's folder"})
+    zoo: str = field(default=commandline.REQUIRED, metadata={"help": "a zoo's folder"})
 
 
 def main(options: Options) -> None:

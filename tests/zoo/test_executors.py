@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from metanet import machine
 from metanet.zoo import executors, layout, plan
 from metanet.zoo.executors import local, ray
 from metanet.zoo.make import make_zoo
@@ -68,7 +69,7 @@ def trained_in_turns(spec, out: Path, at_once: int, device: Device, monkeypatch,
     def run(work, groups, processes, report, split):
         local._take_turns(work, order(groups), at_once, report, split)
 
-    with monkeypatch.context() as patched, local._one_thread():
+    with monkeypatch.context() as patched, machine.single_threaded():
         patched.setattr(Work, "steps", lambda *of: device.steps(*of))
         patched.setattr(local, "run", run)
         return make_zoo(spec, out)

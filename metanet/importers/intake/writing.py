@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from metanet import formats, importers, machine
 from metanet.errors import RefusedError
 from metanet.importers.intake import accuracy, fitting, looking, rows
@@ -73,7 +71,7 @@ def import_zoo(
     told = {"format": format, "options": options | ({} if non_finite == "leave_out" else {"non_finite": non_finite})}
     begun = json.dumps({**told, "files": files, "versions": layout.versions()}, sort_keys=True).encode()
     workers = workers or machine.num_cores()
-    with disk.one_writer(unfinished), Parser(workers) as parser, _one_core_a_thread():
+    with disk.one_writer(unfinished), Parser(workers) as parser, machine.single_threaded():
         try:
             disk.sync_folders(unfinished)
             if not (unfinished / BEGUN).is_file() or (unfinished / BEGUN).read_bytes() != begun:
@@ -99,17 +97,6 @@ def import_zoo(
                 shutil.rmtree(unfinished, ignore_errors=True)  # nothing to go on from
             raise
     return open_zoo(out)
-
-
-@contextlib.contextmanager
-def _one_core_a_thread() -> Iterator[None]:
-    """Keeps torch from sharing out small work over all cores, which takes longer and disturbs the other threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def summary(left_out: list[LeftOut]) -> dict[str, int]:

@@ -45,7 +45,7 @@ def run(work: Work, groups: list[Group], processes: int | None, report: Report, 
         return
     count = min(len(groups), processes or machine.num_cores())
     if count == 1:
-        with _one_thread():
+        with machine.single_threaded():  # as in a worker process, so that sums are taken in the same order
             _take_turns(work, groups, 1, report, split)
         return
     pending = deque(groups)
@@ -134,17 +134,6 @@ def _loaded(work: Work) -> dict[str, Images]:
 def _has_room(running: list[_Turn], group: Group) -> bool:
     """Whether the device is not full without this group."""
     return not running or sum(turn.images for turn in running) + len(group) * group.batch_size <= IMAGES
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """As in a worker process, so that sums are taken in the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
