@@ -85,7 +85,7 @@ def test_ctrl_c_ends_cleanly_with_one_line(tmp_path, spec_file):
     out = tmp_path / "tiny"
     words = command(f"spec={spec_file}", f"out={out}", "processes=2", "override.epochs=2000")
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while not any(name.endswith(".parquet") for name in files(out)):
+        while process.poll() is None and not any(name.endswith(".parquet") for name in files(out)):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
