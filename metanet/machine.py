@@ -7,8 +7,7 @@ import platform
 import re
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -74,31 +73,16 @@ def num_cores() -> int:
 
 
 @contextlib.contextmanager
-def single_threaded() -> Iterator[int]:
-    """Every operator on the one thread that calls it; the number of threads that torch had is given, and comes back.
-
-    torch gives an operator to all of its threads, and each waits for the slowest: where others work on the machine too
-    that takes many times as long as one thread does.
+def single_threaded() -> Iterator[None]:
+    """Every operator on the one thread that calls it: sums have one order, and small work is not shared out over cores,
+    which would take longer and disturb other threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield before
+        yield
     finally:
         torch.set_num_threads(before)
-
-
-def side_by_side(tasks: Sequence[Callable[[], object]], threads: int) -> None:
-    """Runs tasks that write apart from each other and need no gradient, each on one of some new threads."""
-    inference = torch.is_inference_mode_enabled()
-
-    def run(task: Callable[[], object]) -> None:
-        with torch.inference_mode(inference), torch.no_grad():  # a thread begins with modes of its own
-            task()
-
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(run, task) for task in tasks]:
-            done.result()
 
 
 def peak_bytes(device: str = "cpu") -> int:

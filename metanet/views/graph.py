@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,7 +21,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from metanet import machine
 from metanet.arch.pattern import weight_of
 from metanet.arch.template import VECTOR_DEFAULTS, VECTOR_ROLES, Template
 from metanet.views.codes import BLOCK_CODES, POSITION_CODES, SPACE_CODES, block_codes, fixed_positions, space_codes
@@ -36,7 +35,6 @@ from metanet.views.wiring import (
     NODE_COLUMNS,
     RELATION_COLUMNS,
     TAP_COLUMNS,
-    Wiring,
     link_edge_codes,
     link_ends,
     wiring,
@@ -71,7 +69,7 @@ __all__ = [
     "tap_slots",
 ]
 
-CHUNK_BYTES = 2 << 20  # of taps that a CPU's core fills at once
+CHUNK_BYTES = 2 << 20  # of taps that a CPU's thread fills at once
 
 
 @dataclass(frozen=True)
@@ -111,59 +109,43 @@ def sparse(template: Template, params: Mapping[str, Tensor], bidirectional: bool
     Raises:
         ValueError: as `blocked` and `wiring`.
     """
-    with machine.single_threaded() as threads:
-        return _assembled(blocked(template, params), bidirectional, threads)
-
-
-def _assembled(view: Blocked, bidirectional: bool, threads: int) -> Batch:
-    """The sparse layout of what the blocked one holds, written by several threads side by side on a CPU."""
-    template, like = view.template, view.nodes[0]
+    view = blocked(template, params)
+    like = view.nodes[0]
     nets, device = len(like), like.device
     wires = wiring(template, bidirectional, device)
     nodes, edges = len(wires.node_space), len(wires.edge_relation)
 
     taps = like.new_empty(nets, edges * len(TAP_COLUMNS))
-    at_once = nets  # on a GPU; a core's cache keeps the taps of fewer nets until they are filled
+    at_once = nets  # on a GPU; a CPU's caches keep the taps of fewer nets until they are filled
     if device.type == "cpu":
-        at_once = max(1, CHUNK_BYTES // max(1, taps[:1].nbytes))
-    weights = [block.flatten(1) for block in view.edges]
-    pieces = [slice(start, start + at_once) for start in range(0, nets, at_once)]
-    tasks: list[Callable[[], object]] = [
-        functools.partial(_fill, wires, taps[piece], [part[piece] for part in weights]) for piece in pieces
-    ]
+        at_once = max(1, CHUNK_BYTES // max(1, taps[:1].nbytes)) * torch.get_num_threads()
+    weights = [block.flatten(1).split(at_once) for block in view.edges]
+    for rows, *parts in zip(taps.split(at_once), *weights, strict=True):
+        rows.zero_()
+        values = torch.cat(parts, dim=1)
+        for places in wires.weights:
+            rows.scatter_(1, places.expand(len(rows), -1), values)
+        if len(wires.ones):
+            rows.index_fill_(1, wires.ones, 1.0)
     net = torch.arange(nets, device=device)
 
     def counted(numbers: Tensor, per_net: int) -> Tensor:
         """Of every net, its numbers counting on from those of the nets before."""
-        out = numbers.new_empty(*numbers.shape[:-1], nets, numbers.shape[-1])
-        tasks.append(functools.partial(torch.add, numbers[..., None, :], per_net * net[:, None], out=out))
-        return out.flatten(-2)
-
-    def repeated(table: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """The same rows for every net."""
-        out = table.new_empty(nets, *table.shape, dtype=dtype)
-        tasks.append(functools.partial(out.copy_, table))
-        return out.flatten(0, 1)
+        return (numbers[..., None, :] + per_net * net[:, None]).flatten(-2)
 
     fields = {
         "x": torch.cat(view.nodes, dim=1).flatten(0, 1),
         "node_space": counted(wires.node_space, len(wires.space_codes)),
-        "place": repeated(wires.place),
-        "space_codes": repeated(wires.space_codes, like.dtype),
+        "place": wires.place.repeat(nets),
+        "space_codes": wires.space_codes.to(like.dtype).repeat(nets, 1),
         "edge_index": counted(wires.edge_index, nodes),
         "edge_attr": taps.view(nets * edges, -1),
         "edge_relation": counted(wires.edge_relation, len(wires.relation_codes)),
-        "relation_codes": repeated(wires.relation_codes, like.dtype),
-        "relation_type": repeated(wires.relation_type),
-        "relation_block": repeated(wires.relation_block),
-        "u": repeated(wires.u, like.dtype),
+        "relation_codes": wires.relation_codes.to(like.dtype).repeat(nets, 1),
+        "relation_type": wires.relation_type.repeat(nets),
+        "relation_block": wires.relation_block.repeat(nets),
+        "u": wires.u.to(like.dtype).repeat(nets, 1),
     }
-    differentiates = torch.is_grad_enabled() and any(part.requires_grad for part in (*view.nodes, *view.edges))
-    if device.type == "cpu" and taps.nbytes > CHUNK_BYTES and threads > 1 and not differentiates:
-        machine.side_by_side(tasks, threads)
-    else:
-        for task in tasks:
-            task()
     ptr = torch.arange(nets + 1, device=device) * nodes
     batch = Batch(_base_cls=ParameterGraph, **fields, batch=net.repeat_interleave(nodes), ptr=ptr)
     # What Batch.from_data_list would have recorded, so that to_data_list and indexing work.
@@ -173,16 +155,6 @@ def _assembled(view: Blocked, bidirectional: bool, threads: int) -> Batch:
     batch._slice_dict = {name: one * (tensor.shape[name == "edge_index"] // nets) for name, tensor in fields.items()}
     batch._inc_dict = {name: one[:-1] * counts.get(name, 0) for name in fields}
     return batch
-
-
-def _fill(wires: Wiring, rows: Tensor, parts: Sequence[Tensor]) -> None:
-    """Writes the taps of some nets: `rows` [nets, edges x taps], `parts` the weights of each block [nets, params]."""
-    rows.zero_()
-    values = torch.cat(list(parts), dim=1)
-    for places in wires.weights:
-        rows.scatter_(1, places.expand(len(rows), -1), values)
-    if len(wires.ones):
-        rows.index_fill_(1, wires.ones, 1.0)
 
 
 def state_dict_of(template: Template, graph: Data) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from metanet.zoo.disk import Put
 
-GROUP_ROWS = 1 << 15  # of a file that are in memory before they are written
+GROUP_ROWS = 1 << 12  # of a file that are in memory before they are written
 DIFFERENT = ("net", "row", "source.where", "sha256")  # columns in which no value comes twice
 
 

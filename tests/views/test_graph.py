@@ -21,7 +21,6 @@ from metanet.arch.template import VECTOR_ROLES, Link, Template
 from metanet.arch.trace import trace
 from metanet.views.graph import (
     BLOCK_CODES,
-    CHUNK_BYTES,
     EDGE_COLUMNS,
     EDGE_TYPES,
     GRAPH_COLUMNS,
@@ -296,28 +295,6 @@ def test_running_statistics_are_in_the_graph():
     template, state = traced(leading_norm().double())
     changed = state | {"1.running_var": state["1.running_var"] + 1}
     assert not torch.equal(graph_of(template, state)["x"], graph_of(template, changed)["x"])
-
-
-def test_a_stack_that_several_threads_fill_is_the_same_in_every_mode_of_torch():
-    template, _ = traced(cnn(width=8, side=16), 16)
-    params = {name: value.float() for name, value in stack(template, 500).items()}
-    learned = {name: value.clone().requires_grad_() for name, value in params.items()}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    expected = sparse(template, params)
-    torch.set_num_threads(2)
-    try:
-        assert expected["edge_attr"].nbytes > 2 * CHUNK_BYTES
-        with torch.no_grad():
-            batches = [sparse(template, params), sparse(template, learned)]
-        with torch.inference_mode():
-            batches.append(sparse(template, params))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
-    for batch in batches:
-        assert all(torch.equal(value, batch[name]) for name, value in expected if isinstance(value, Tensor))
-        assert not batch["edge_attr"].requires_grad
 
 
 def test_networkx_gets_the_same_graph():

@@ -23,7 +23,7 @@ from metanet.zoo import disk, layout, manifest, manifest_writer
 from metanet.zoo.manifest_writer import Writer
 
 GROUP_NETS = 4096  # at most
-POOL_BYTES = 16 << 20  # that wait for their group to fill; stacks are read when they are written
+POOL_BYTES = 12 << 20  # that wait for their group to fill; stacks are read when they are written
 
 
 @dataclass
