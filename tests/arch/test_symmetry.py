@@ -221,6 +221,11 @@ def test_a_tensor_of_another_shape_is_refused_by_name(shape, nets, message):
         permute({"0.weight": torch.zeros(shape)})
 
 
+def shuffled(norm: nn.Module) -> nn.Module:
+    """The norm of 6 channels that were taken in turn from 2 groups."""
+    return nn.Sequential(nn.Unflatten(1, (6, 1)), nn.ChannelShuffle(2), nn.Flatten(), norm)
+
+
 @pytest.mark.parametrize(
     ("middle", "sizes"),
     [
@@ -228,9 +233,11 @@ def test_a_tensor_of_another_shape_is_refused_by_name(shape, nets, message):
         (nn.RMSNorm(6), [6]),
         (nn.GroupNorm(3, 6), [3, 2, 2, 2]),  # a wreath product: groups, and the members of each
         (nn.GroupNorm(1, 6), [6]),
+        (shuffled(nn.GroupNorm(2, 6)), [2, 3, 3]),  # its groups cut those of the shuffle
+        (shuffled(nn.GroupNorm(3, 6)), [3, 2, 2, 2]),
         (nn.GLU(1), [3]),  # value and gate move together
     ],
-    ids=["layer", "rms", "group", "one group", "glu"],
+    ids=["layer", "rms", "group", "one group", "shuffled", "shuffled as grouped", "glu"],
 )
 def test_what_a_norm_or_gate_leaves_free_is_as_large_as_by_hand(middle, sizes):
     torch.manual_seed(0)

@@ -74,8 +74,13 @@ def group_norm(call: Call) -> Value:
     x, groups = call.alone(call.activation("input"), 1), call["num_groups"]
     channels = call.channels(x, 1).size
     if 1 < groups < channels:
-        cut = replace(x, axes=layout.reshape(x.axes, (x.shape[0], groups, channels // groups, *x.shape[2:])))
-        y = within(call, cut, [2])
+        shape = (x.shape[0], groups, channels // groups, *x.shape[2:])
+        try:
+            axes = layout.reshape(x.axes, shape)
+        except layout.Misaligned:  # other groups than those that its channels were shuffled by
+            x = call.settled(x)
+            axes = layout.reshape(x.axes, shape)
+        y = within(call, replace(x, axes=axes), [2])
         x = replace(y, axes=layout.reshape(y.axes, x.shape))
     else:
         call.scope()  # the statistics belong to no channel
