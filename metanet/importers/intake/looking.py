@@ -24,9 +24,7 @@ class Looked:
     """What was found in the weights of nets."""
 
     found: Foreign | Stack
-    tensors: (
-        Mapping[str, Tensor] | Numbers | None
-    )  # of a single net, as they are stored; a stack is read again to be written
+    tensors: Mapping[str, Tensor] | Numbers | None  # of a single net, as they are stored; a stack is read once more
     bad: Mapping[int, str]  # row -> the name of a tensor that is not finite there
     is_there: bool = False  # on the disk already, and not looked at
 
